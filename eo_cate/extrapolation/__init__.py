@@ -1,0 +1,1 @@
+"""tau_hat beyond the trial: the map."""

@@ -1,0 +1,1 @@
+"""The pixels above each site before the trial."""

@@ -1,0 +1,1 @@
+"""Landscapes and trials whose true effects are known."""

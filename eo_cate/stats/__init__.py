@@ -1,0 +1,1 @@
+"""Numeric helpers that every stage may import and that import no stage."""

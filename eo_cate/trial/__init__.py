@@ -1,0 +1,1 @@
+"""Who was treated, where, and how it was randomised."""
