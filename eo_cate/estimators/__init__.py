@@ -1,1 +1,5 @@
-"""X to tau_hat."""
+"""X to tau_hat: importing this room does not load the forest's engine."""
+
+from eo_cate.estimators.forest import CausalForest, OobPrediction
+
+__all__ = ["CausalForest", "OobPrediction"]

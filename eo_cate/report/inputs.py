@@ -1,0 +1,143 @@
+"""What the report is written from: plain results of the earlier stages, checked once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from eo_cate.config import RunConfig
+from eo_cate.errors import EoCateError
+from eo_cate.types import FloatArray
+
+RATE_COLUMNS = (
+    "configuration", "target", "estimator", "role", "estimate", "std_err", "ratio", "p", "p_doubled", "low", "high",
+    "folds", "groups", "orders",
+)  # fmt: skip
+SUMMARY_KEYS = ("units", "sites", "clusters", "groups", "strata", "treated_share", "dropped", "missing", "balance")
+BALANCE_COLUMNS = ("covariate", "mean_treated", "mean_control", "standardised_difference")
+SOURCE_COLUMNS = ("what", "origin", "licence", "credit", "sha256")
+
+
+@dataclass(frozen=True)
+class Toc:
+    """A targeting operator characteristic: ``toc`` (Q,) and its ``std_err`` (Q,) at the treated shares ``q`` (Q,)."""
+
+    q: FloatArray
+    toc: FloatArray
+    std_err: FloatArray
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportInputs:
+    """Everything that a run's report, tables and figures show. Holds no coordinate of a unit.
+
+    Parameters
+    ----------
+    config : RunConfig
+        The resolved configuration.
+    summary : dict
+        Keys `SUMMARY_KEYS`: counts ``units``, ``sites``, ``clusters``, ``groups``, ``strata``; ``treated_share`` in
+        [0, 1]; ``dropped`` (reason -> count); ``missing`` (covariate -> missing cells); ``balance``, a list of rows
+        with `BALANCE_COLUMNS`.
+    ate : (float, float)
+        Average treatment effect and its standard error, in units of the outcome.
+    rates : DataFrame
+        One row per configuration, target and estimator, columns `RATE_COLUMNS`; ``role`` is ``result`` or ``control``;
+        NaN where a figure does not exist.
+    tocs : dict of str -> Toc
+        One curve per configuration, all at the same ``q``.
+    placebo_tocs : (P, Q) or None
+        Curves of embeddings permuted over sites.
+    shuffled_ratios : (P,)
+        AUTOC ratios of the permutations.
+    map : Dataset or None
+        (y, x): ``tau_hat``, ``std_err`` and, in simulations, ``true_effect``; coordinates are cell centres in the
+        units of ``attrs["crs"]``.
+    map_check : dict or None
+        Name -> number, e.g. correlation with the truth over all and over unsampled cells.
+    truth : DataFrame or None
+        Simulations only, one row per site and configuration: ``configuration``, ``tau``, ``tau_hat`` (out of group).
+    sources : sequence of dict
+        Keys `SOURCE_COLUMNS`.
+    versions, timings : dict
+        Package -> version; stage -> seconds.
+    alarms : sequence of str
+        Shown at the top. The alarm about the shuffled embeddings (METHODS.md, section 7) is added by the report.
+
+    Raises
+    ------
+    EoCateError
+        When a column or key is absent, rows repeat, or lengths disagree.
+    """
+
+    config: RunConfig
+    summary: Mapping[str, Any]
+    ate: tuple[float, float]
+    rates: pd.DataFrame
+    tocs: Mapping[str, Toc] = field(default_factory=dict)
+    placebo_tocs: FloatArray | None = None
+    shuffled_ratios: FloatArray = field(default_factory=lambda: np.empty(0))
+    map: xr.Dataset | None = None
+    map_check: Mapping[str, float] | None = None
+    truth: pd.DataFrame | None = None
+    sources: Sequence[Mapping[str, str]] = ()
+    versions: Mapping[str, str] = field(default_factory=dict)
+    timings: Mapping[str, float] = field(default_factory=dict)
+    alarms: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        _require("rates", RATE_COLUMNS, self.rates.columns)
+        _require("summary", SUMMARY_KEYS, self.summary)
+        for row in self.summary["balance"]:
+            _require("summary['balance']", BALANCE_COLUMNS, row)
+        for row in self.sources:
+            _require("sources", SOURCE_COLUMNS, row)
+        if self.truth is not None:
+            _require("truth", ("configuration", "tau", "tau_hat"), self.truth.columns)
+        if self.map is not None:
+            _require("map", ("tau_hat", "y", "x"), [*self.map.data_vars, *self.map.coords])
+            _require("map.attrs", ("crs",), self.map.attrs)
+        self._check_rates()
+        self._check_tocs()
+
+    def _check_rates(self) -> None:
+        if not (self.rates["role"] == "result").any():
+            raise EoCateError("report: rates holds no row with role 'result'")
+        roles = sorted(set(self.rates["role"]) - {"result", "control"})
+        if roles:
+            raise EoCateError(f"report: rates.role must be 'result' or 'control', found {roles}")
+        repeated = self.rates[self.rates.duplicated(["configuration", "target", "estimator"])]
+        if len(repeated):
+            first = repeated.iloc[0]
+            raise EoCateError(
+                f"report: rates holds {len(repeated)} repeated row(s), the first is {first['configuration']} "
+                f"{first['target']} {first['estimator']}"
+            )
+
+    def _check_tocs(self) -> None:
+        grids = [curve.q for curve in self.tocs.values()]
+        for name, curve in self.tocs.items():
+            if not len(curve.q) == len(curve.toc) == len(curve.std_err) or not np.array_equal(curve.q, grids[0]):
+                raise EoCateError(
+                    f"report: the TOC of {name} is not on the same q as the others ({len(grids[0])} points)"
+                )
+        if self.placebo_tocs is not None and grids and self.placebo_tocs.shape[1:] != grids[0].shape:
+            raise EoCateError(
+                f"report: placebo_tocs has shape {self.placebo_tocs.shape}, expected (permutations, {len(grids[0])})"
+            )
+
+    @property
+    def simulated(self) -> bool:
+        """Whether true effects are known."""
+        return self.truth is not None or self.config.trial.true_effect is not None
+
+
+def _require(what: str, names: Sequence[str], found: Any) -> None:
+    absent = [name for name in names if name not in found]
+    if absent:
+        raise EoCateError(f"report: {what} lacks {absent}")

@@ -1,0 +1,124 @@
+"""The heterogeneity map as a picture: one colour scale centred on the ATE, a scale bar, and the test's verdict."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import xarray as xr
+from matplotlib import patheffects
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from pyproj import CRS, Geod
+
+from eo_cate.report.inputs import ReportInputs
+from eo_cate.report.style import DIVERGING, GREY, INK, WIDTH_IN, new_figure
+from eo_cate.report.words import fmt_p, map_guards, rejects
+
+NO_EVIDENCE = "no evidence of heterogeneity"
+_MISSING = "#BDBDBD"
+
+
+def draw_map(inputs: ReportInputs) -> Figure:
+    """tau_hat, in simulations beside the true effect on the same scale. NaN cells are grey; no site is drawn."""
+    if inputs.map is None:
+        raise ValueError("draw_map needs a map")
+    grid, guards = inputs.map, map_guards(inputs)
+    layers = ["tau_hat"] + (["true_effect"] if "true_effect" in grid else [])
+    extent = cell_extent(grid)
+    norm = centred_norm([np.asarray(grid[name]) for name in layers], inputs.ate[0])
+    shape = abs((extent[3] - extent[2]) / (extent[1] - extent[0]))
+    width = (WIDTH_IN - 0.6) / len(layers)
+    figure = new_figure(1.9 + min(9.0, width * shape))
+    panels = figure.subplots(1, len(layers), squeeze=False).ravel()
+    titles = {"tau_hat": "Estimated effect (tau_hat)", "true_effect": "True effect (simulation)"}
+    for axes, name in zip(panels, layers, strict=True):
+        picture = _draw_layer(axes, grid[name], extent, norm)
+        axes.set_title(titles[name])
+    bar = figure.colorbar(
+        picture, ax=list(panels), orientation="horizontal", shrink=0.6, aspect=40, extend="both", pad=0.03
+    )
+    bar.set_label(f"effect on the outcome; white = ATE ({inputs.ate[0]:.3g}); grey = no estimate")
+    if not all(rejects(row) for row in guards):
+        _strike(panels[0])
+    _draw_scale_bar(panels[0], metres_per_unit(grid), extent)
+    tests = "; ".join(f"{row['configuration']} p {fmt_p(row['p'])}" for row in guards)
+    figure.suptitle(f"Test of the ranking (one-sided): {tests}", x=0.01, ha="left", fontsize=10)
+    credit = inputs.config.imagery.source_note or "; ".join(
+        dict.fromkeys(s["credit"] for s in inputs.sources if s["credit"])
+    )
+    if credit:
+        figure.supxlabel(f"Imagery: {credit}", x=0.01, ha="left", fontsize=8, color=GREY, wrap=True)
+    return figure
+
+
+def cell_extent(grid: xr.Dataset) -> tuple[float, float, float, float]:
+    """(left, right, bottom, top) of the cells' outer edges from their centres, for rows in either order."""
+    x, y = np.asarray(grid["x"], dtype=float), np.asarray(grid["y"], dtype=float)
+    steps = [abs(float(np.diff(a).mean())) for a in (x, y) if len(a) > 1] or [1.0]
+    dx, dy = (steps[0] if len(x) > 1 else steps[-1]), steps[-1]
+    return x.min() - dx / 2, x.max() + dx / 2, y.min() - dy / 2, y.max() + dy / 2
+
+
+def centred_norm(layers: list[Any], centre: float) -> Normalize:
+    """A scale symmetric around ``centre`` that reaches the 98th percentile of the absolute deviations."""
+    values = np.concatenate([np.ravel(layer) for layer in layers]).astype(float)
+    values = values[np.isfinite(values)]
+    reach = float(np.quantile(np.abs(values - centre), 0.98)) if len(values) else 0.0
+    reach = reach or abs(centre) or 1.0
+    return Normalize(centre - reach, centre + reach)
+
+
+def metres_per_unit(grid: xr.Dataset) -> float:
+    """Ground metres of one unit of x at the middle of the grid."""
+    crs = CRS.from_user_input(grid.attrs["crs"])
+    if crs.is_projected:
+        return float(crs.axis_info[0].unit_conversion_factor)
+    x, y = float(np.mean(grid["x"])), float(np.mean(grid["y"]))
+    return float(Geod(ellps="WGS84").inv(x, y, x + 0.01, y)[2]) / 0.01
+
+
+def _draw_layer(axes: Axes, layer: xr.DataArray, extent: tuple[float, float, float, float], norm: Normalize) -> Any:
+    values = np.asarray(layer.transpose("y", "x"), dtype=float)
+    y = np.asarray(layer["y"], dtype=float)
+    origin: Any = "lower" if len(y) > 1 and y[1] > y[0] else "upper"
+    columns = np.asarray(layer["x"], dtype=float)
+    values = values[:, ::-1] if len(columns) > 1 and columns[1] < columns[0] else values
+    colours = mpl.colormaps[DIVERGING].with_extremes(bad=_MISSING)
+    picture = axes.imshow(
+        np.ma.masked_invalid(values), cmap=colours, norm=norm, extent=extent, origin=origin, interpolation="nearest"
+    )
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(True)
+    return picture
+
+
+def _halo() -> list[patheffects.AbstractPathEffect]:
+    return [patheffects.withStroke(linewidth=3, foreground="white")]
+
+
+def _strike(axes: Axes) -> None:
+    axes.text(
+        0.5, 0.5, NO_EVIDENCE.replace(" of ", "\nof "), transform=axes.transAxes, ha="center", va="center", rotation=25,
+        fontsize=20, fontweight="bold", color=INK, alpha=0.85, path_effects=_halo(),
+    )  # fmt: skip
+
+
+def _draw_scale_bar(axes: Axes, metres: float, extent: tuple[float, float, float, float]) -> None:
+    """A bar of a round length near a quarter of the width, and an arrow to grid north."""
+    width_m = (extent[1] - extent[0]) * metres
+    power = 10.0 ** math.floor(math.log10(width_m / 4))
+    length = max(step * power for step in (1, 2, 5) if step * power <= width_m / 4)
+    x0, share = 0.04, length / width_m
+    label = f"{length / 1000:g} km"
+    axes.plot([x0, x0 + share], [0.045, 0.045], color=INK, lw=4, solid_capstyle="butt", transform=axes.transAxes,
+              path_effects=[patheffects.withStroke(linewidth=7, foreground="white")])  # fmt: skip
+    axes.text(x0, 0.065, label, transform=axes.transAxes, fontsize=10, va="bottom", path_effects=_halo())
+    axes.annotate(
+        "N", xy=(0.95, 0.97), xytext=(0.95, 0.86), xycoords="axes fraction", textcoords="axes fraction", ha="center",
+        va="center", fontsize=11, fontweight="bold", path_effects=_halo(),
+        arrowprops={"arrowstyle": "-|>", "color": INK, "lw": 1.8},
+    )  # fmt: skip

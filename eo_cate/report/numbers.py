@@ -1,0 +1,79 @@
+"""numbers.json: every figure of a run, as strict JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from eo_cate.report.inputs import RATE_COLUMNS, ReportInputs
+from eo_cate.report.tables import truth_table
+from eo_cate.report.words import all_alarms, map_guards, rejects, shuffled_threshold, write_headline
+
+
+def collect_numbers(inputs: ReportInputs) -> dict[str, Any]:
+    """Every figure of the run; plain Python values, None where a figure does not exist."""
+    ratios = inputs.shuffled_ratios
+    finite = ratios[np.isfinite(ratios)]
+    numbers = {
+        "name": inputs.config.name,
+        "title": inputs.config.title,
+        "notes": inputs.config.notes,
+        "seed": inputs.config.seed,
+        "simulated": inputs.simulated,
+        "alarms": all_alarms(inputs),
+        "headline": asdict(write_headline(inputs)),
+        "trial": dict(inputs.summary),
+        "ate": {"estimate": inputs.ate[0], "std_err": inputs.ate[1]},
+        "rate": inputs.rates[list(RATE_COLUMNS)].to_dict("records"),
+        "shuffled": {
+            "ratios": ratios,
+            "mean_ratio": finite.mean() if len(finite) else None,
+            "alarm_above": shuffled_threshold(len(finite)) if len(finite) else None,
+        },
+        "toc": {name: asdict(curve) for name, curve in inputs.tocs.items()},
+        "map": _map_numbers(inputs),
+        "truth": truth_table(inputs),
+        "sources": [dict(source) for source in inputs.sources],
+        "versions": dict(inputs.versions),
+        "timings": dict(inputs.timings),
+    }
+    return {key: to_plain(value) for key, value in numbers.items()}
+
+
+def _map_numbers(inputs: ReportInputs) -> dict[str, Any] | None:
+    if inputs.map is None:
+        return None
+    values = np.asarray(inputs.map["tau_hat"], dtype=float)
+    known = values[np.isfinite(values)]
+    return {
+        "cells": values.size,
+        "cells_with_estimate": len(known),
+        "tau_hat_quantiles": dict(zip(("5%", "50%", "95%"), np.quantile(known, [0.05, 0.5, 0.95]), strict=True))
+        if len(known)
+        else None,
+        "may_be_read": all(rejects(row) for row in map_guards(inputs)),
+        "check": dict(inputs.map_check) if inputs.map_check is not None else None,
+    }
+
+
+def to_plain(value: Any) -> Any:
+    """Values that strict JSON knows: numpy becomes Python, NaN and infinities become None."""
+    if isinstance(value, Mapping):
+        return {str(key): to_plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray | list | tuple):
+        return [to_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        return to_plain(value.item())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, bool | int | str) else str(value)
+
+
+def dump_numbers(inputs: ReportInputs) -> bytes:
+    """The bytes of numbers.json."""
+    return (json.dumps(collect_numbers(inputs), allow_nan=False, ensure_ascii=False, indent=1) + "\n").encode()
