@@ -1,4 +1,4 @@
-"""The way through the house: trial -> imagery -> embeddings -> multiscale -> estimators -> evaluation -> map -> report."""
+"""The way through the house: trial, imagery, embeddings, multiscale, estimators, evaluation, map, report."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from eo_cate import evaluation, extrapolation, multiscale, report
+from eo_cate import evaluation, extrapolation, multiscale
+from eo_cate import report as reporting
 from eo_cate.config import RunConfig, dump_config
 from eo_cate.embeddings import embed_sites, location_features, open_encoder, permute_sites
 from eo_cate.errors import EoCateError
@@ -40,7 +41,7 @@ class RunResult:
 
     report: Path
     summary: str
-    inputs: report.ReportInputs
+    inputs: reporting.ReportInputs
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,8 @@ def run_trial(config: RunConfig, *, data_dir: Path, run_dir: Path, progress: boo
         with run.timed("report"):
             ate = _average_effect(trial, features[FULL])
             inputs = _collect(run, trial, reader, evaluated, ate, tau_map, map_check)
-            page = report.write_report(inputs, run_dir)
-    return RunResult(page, report.print_summary(inputs), inputs)
+            page = reporting.write_report(inputs, run_dir)
+    return RunResult(page, reporting.print_summary(inputs), inputs)
 
 
 def find_problems(config: RunConfig, *, data_dir: Path) -> list[str]:
@@ -214,7 +215,7 @@ def _configure(run: _Run, trial: Trial, embeddings: Mapping[str, xr.DataArray]) 
     found |= {f"image_{scale}": blocks(image, scales=[scale]) for scale in run.config.embeddings.scales}
     found["image_multi"] = blocks(image)
     found[FULL] = blocks(image, tabular=True)
-    found["location"] = blocks(site_block=("location", *location_features(trial.sites)))
+    found["location"] = blocks(site_features=location_features(trial.sites)[0])
     found["mean_colour"] = blocks(embeddings["mean_colour"])
     found["random_vit"] = blocks(embeddings["random_vit"])
     for i in range(run.config.evaluation.num_permutations):
@@ -331,7 +332,13 @@ def _fit_outcome_model(trial: Trial, X: FeatureBlocks) -> tuple[Nuisances, tuple
 def _average_effect(trial: Trial, X: FeatureBlocks) -> tuple[float, float]:
     fit, (Y, W, e, weight) = _fit_outcome_model(trial, X)
     found = evaluation.average_treatment_effect(
-        Y, W, propensity=e, Y_hat=fit.m_hat, tau_hat=fit.ATE_hat, sample_weights=weight, groups=trial.groups
+        Y,
+        W,
+        propensity=e,
+        Y_hat=fit.m_hat,
+        tau_hat=np.full(len(Y), fit.ATE_hat),
+        sample_weights=weight,
+        groups=trial.groups,
     )
     return found.estimate, found.std_err
 
@@ -363,29 +370,29 @@ def _collect(
     ate: tuple[float, float],
     tau_map: xr.Dataset | None,
     map_check: dict[str, float] | None,
-) -> report.ReportInputs:
+) -> reporting.ReportInputs:
     controls = ("location", "mean_colour", "random_vit", "oracle")
     roles = {name: "control" if name in controls else "result" for name in evaluated.rates}
     estimators = {name: "truth" if name == "oracle" else "forest" for name in evaluated.rates}
-    rates = report.rate_table(evaluated.rates, roles=roles, estimators=estimators)
+    rates = reporting.rate_table(evaluated.rates, roles=roles, estimators=estimators)
     images = [name for name in evaluated.ranked if name.startswith("image") and "tabular" not in name]
-    return report.ReportInputs(
+    return reporting.ReportInputs(
         config=run.config,
         summary=trial_summary(trial),
         ate=ate,
-        rates=pd.concat([rates, report.placebo_rows(evaluated.placebo, estimator="forest")], ignore_index=True),
-        tocs={name: report.toc_of(found["AUTOC"]) for name, found in evaluated.rates.items()},
+        rates=pd.concat([rates, reporting.placebo_rows(evaluated.placebo, estimator="forest")], ignore_index=True),
+        tocs={name: reporting.toc_of(found["AUTOC"]) for name, found in evaluated.rates.items()},
         placebo_tocs=np.stack([found["AUTOC"].toc for found in evaluated.placebo.values()]),
         shuffled_ratios=np.array([found["AUTOC"].ratio for found in evaluated.placebo.values()]),
         map=tau_map,
         map_check=map_check,
-        truth=report.truth_by_site(trial, {n: evaluated.ranked[n] for n in images}, evaluated.tasks),
-        sources=report.collect_sources(
+        truth=reporting.truth_by_site(trial, {n: evaluated.ranked[n] for n in images}, evaluated.tasks),
+        sources=reporting.collect_sources(
             run.config,
             units_sha256=file_digest(run.data_dir / run.config.trial.units),
             imagery_digest=reader.digest,
         ),
-        versions=report.collect_versions(),
+        versions=reporting.collect_versions(),
         timings=run.timings,
     )
 

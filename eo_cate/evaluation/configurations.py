@@ -109,7 +109,7 @@ def _score(shard: _ScoreShard) -> dict[str, NDArray[Any]]:
         strata=trial.strata,
         sample_weights=trial.column("weight"),
     )
-    return {"Y_residual": scores.Y_residual, "dr_scores": scores.dr_scores, "ATE_hat": np.float64(scores.ATE_hat)}
+    return {"Y_residual": scores.Y_residual, "dr_scores": scores.dr_scores, "ATE_hat": np.array(scores.ATE_hat)}
 
 
 def _rank(shard: _RankShard) -> dict[str, FloatArray]:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from eo_cate.config import RunConfig
-from eo_cate.embeddings import encoder_spec
+from eo_cate.embeddings.encoders import encoder_spec
 from eo_cate.evaluation import FoldTask, Priorities, SequentialRate
 from eo_cate.report.inputs import RATE_COLUMNS, Toc
 from eo_cate.types import Trial

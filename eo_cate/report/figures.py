@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from eo_cate.report.inputs import ReportInputs
 from eo_cate.report.style import BLUE, GREEN, GREY, INK, ORANGE, PALE, PURPLE, SKY, VERMILLION, new_figure
@@ -17,7 +18,8 @@ from eo_cate.report.words import decimals_for, fmt, fmt_p, headline_row, rate_ro
 NORMAL_95 = 1.959964
 ONE_SIDED_5 = 1.644854
 _SINGLE_STYLES = ((ORANGE, (0, (5, 2))), (SKY, (0, (3, 1.5))), (PURPLE, (0, (1, 1.2))), (GREEN, (0, (7, 2, 1, 2))))
-_FIRST_Q = 0.05  # below, a TOC is the mean of a few units: drawn, but it does not set the axis
+_TEXT_COLUMNS = (1.13, 1.34)  # right edges of the figures beside the ratios, in widths of the panel
+_FIRST_Q = 0.1  # below, a TOC is the mean of a few units: drawn, but it does not set the axis
 
 
 def draw_rates(inputs: ReportInputs) -> Figure:
@@ -26,10 +28,10 @@ def draw_rates(inputs: ReportInputs) -> Figure:
     rows = results + controls
     heights = -np.arange(len(rows), dtype=float) - 0.8 * (np.arange(len(rows)) >= len(results))
     figure = new_figure(1.5 + 0.34 * (len(rows) + 1))
-    left, right = figure.subplots(1, 2, sharey=True, width_ratios=[1.15, 1])
+    left, right = figure.subplots(1, 2, sharey=True, width_ratios=[1.15, 1], gridspec_kw={"wspace": 0.08})
     _draw_estimates(left, rows, heights, headline_row(inputs)["configuration"])
     _draw_ratios(right, rows, heights, inputs)
-    several = len({row["estimator"] for row in rows}) > 1
+    several = len({row["estimator"] for row in rows if row["configuration"] != "oracle"}) > 1
     labels = [f"{row['configuration']} ({row['estimator']})" if several else row["configuration"] for row in rows]
     left.set_yticks(heights, labels)
     left.set_ylim(heights[-1] - 0.7, 0.7)
@@ -56,6 +58,7 @@ def _draw_estimates(axes: Axes, rows: list[dict[str, Any]], heights: Any, headli
         face = colour if row["role"] == "result" else "white"
         axes.plot(row["estimate"], height, "o", color=colour, markerfacecolor=face, ms=6.5, mew=1.6)
     axes.axvline(0, color=INK, lw=0.9, zorder=0)
+    axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.set_title("AUTOC with 95 % interval")
     axes.set_xlabel("units of the outcome")
 
@@ -73,13 +76,13 @@ def _draw_ratios(axes: Axes, rows: list[dict[str, Any]], heights: Any, inputs: R
             axes.plot(shuffled, np.full(len(shuffled), height), "|", color=GREY, ms=9, mew=1.1)
         axes.plot(row["ratio"], height, "o", color=colour, markerfacecolor=face, ms=6.5, mew=1.6)
         figures = (fmt(row["ratio"], 2), fmt_p(row["p"]))
-        for x, text in zip((1.12, 1.27), figures, strict=True):
+        for x, text in zip(_TEXT_COLUMNS, figures, strict=True):
             axes.text(x, height, text, ha="right", va="center", color=INK, transform=axes.get_yaxis_transform())
-    for x, text in ((1.12, "ratio"), (1.27, "p")):
+    for x, text in zip(_TEXT_COLUMNS, ("ratio", "p"), strict=True):
         axes.text(x, 0.95, text, ha="right", va="center", color=GREY, transform=axes.get_yaxis_transform())
     axes.axvline(0, color=INK, lw=0.9, zorder=0.5)
     axes.axvline(ONE_SIDED_5, color=INK, lw=0.9, ls=(0, (4, 3)), zorder=0.5, label="1.64: one-sided 5 %")
-    axes.set_title("RATE ratio", pad=8)
+    axes.set_title("RATE ratio")
     axes.set_xlabel("estimate / standard error")
     axes.figure.legend(loc="outside lower center", ncols=2, fontsize=9)
 

@@ -18,8 +18,8 @@ RATE_COLUMNS = (
     "configuration", "target", "estimator", "role", "estimate", "std_err", "ratio", "p", "p_doubled", "low", "high",
     "folds", "groups", "orders",
 )  # fmt: skip
-SUMMARY_KEYS = ("units", "sites", "clusters", "groups", "strata", "treated_share", "dropped", "missing", "balance")
-BALANCE_COLUMNS = ("covariate", "mean_treated", "mean_control", "standardised_difference")
+SUMMARY_KEYS = ("units", "sites", "clusters", "groups", "strata", "treated_share", "dropped", "covariates")
+COVARIATE_KEYS = ("name", "missing", "mean_treated", "mean_control", "standardized_difference")
 SOURCE_COLUMNS = ("what", "origin", "licence", "credit", "sha256")
 
 
@@ -41,9 +41,9 @@ class ReportInputs:
     config : RunConfig
         The resolved configuration.
     summary : dict
-        Keys `SUMMARY_KEYS`: counts ``units``, ``sites``, ``clusters``, ``groups``, ``strata``; ``treated_share`` in
-        [0, 1]; ``dropped`` (reason -> count); ``missing`` (covariate -> missing cells); ``balance``, a list of rows
-        with `BALANCE_COLUMNS`.
+        What `eo_cate.trial.trial_summary` returns. Keys `SUMMARY_KEYS`: counts ``units``, ``sites``, ``clusters``,
+        ``groups``, ``strata``; ``treated_share`` in [0, 1]; ``dropped`` (reason -> count); ``covariates``, a list of
+        dicts with `COVARIATE_KEYS`.
     ate : (float, float)
         Average treatment effect and its standard error, in units of the outcome.
     rates : DataFrame
@@ -93,8 +93,8 @@ class ReportInputs:
     def __post_init__(self) -> None:
         _require("rates", RATE_COLUMNS, self.rates.columns)
         _require("summary", SUMMARY_KEYS, self.summary)
-        for row in self.summary["balance"]:
-            _require("summary['balance']", BALANCE_COLUMNS, row)
+        for row in self.summary["covariates"]:
+            _require("summary['covariates']", COVARIATE_KEYS, row)
         for row in self.sources:
             _require("sources", SOURCE_COLUMNS, row)
         if self.truth is not None:

@@ -16,7 +16,8 @@ from pyproj import CRS, Geod
 
 from eo_cate.report.inputs import ReportInputs
 from eo_cate.report.style import DIVERGING, GREY, INK, WIDTH_IN, new_figure
-from eo_cate.report.words import fmt_p, map_guards, rejects
+from eo_cate.report.words import fmt_p, map_guards, map_readable
+from eo_cate.types import BoolArray
 
 NO_EVIDENCE = "no evidence of heterogeneity"
 _MISSING = "#BDBDBD"
@@ -26,13 +27,14 @@ def draw_map(inputs: ReportInputs) -> Figure:
     """tau_hat, in simulations beside the true effect on the same scale. NaN cells are grey; no site is drawn."""
     if inputs.map is None:
         raise ValueError("draw_map needs a map")
-    grid, guards = inputs.map, map_guards(inputs)
+    guards = map_guards(inputs)
+    grid = inputs.map.transpose("y", "x", ...).sortby("y", ascending=False).sortby("x")
     layers = ["tau_hat"] + (["true_effect"] if "true_effect" in grid else [])
     extent = cell_extent(grid)
     norm = centred_norm([np.asarray(grid[name]) for name in layers], inputs.ate[0])
     shape = abs((extent[3] - extent[2]) / (extent[1] - extent[0]))
     width = (WIDTH_IN - 0.6) / len(layers)
-    figure = new_figure(1.9 + min(9.0, width * shape))
+    figure = new_figure(1.6 + min(9.0, width * shape))
     panels = figure.subplots(1, len(layers), squeeze=False).ravel()
     titles = {"tau_hat": "Estimated effect (tau_hat)", "true_effect": "True effect (simulation)"}
     for axes, name in zip(panels, layers, strict=True):
@@ -42,8 +44,8 @@ def draw_map(inputs: ReportInputs) -> Figure:
         picture, ax=list(panels), orientation="horizontal", shrink=0.6, aspect=40, extend="both", pad=0.03
     )
     bar.set_label(f"effect on the outcome; white = ATE ({inputs.ate[0]:.3g}); grey = no estimate")
-    if not all(rejects(row) for row in guards):
-        _strike(panels[0])
+    if not map_readable(inputs):
+        _strike(panels[0], np.isfinite(np.asarray(grid["tau_hat"], dtype=float)), (width, min(9.0, width * shape)))
     _draw_scale_bar(panels[0], metres_per_unit(grid), extent)
     tests = "; ".join(f"{row['configuration']} p {fmt_p(row['p'])}" for row in guards)
     figure.suptitle(f"Test of the ranking (one-sided): {tests}", x=0.01, ha="left", fontsize=10)
@@ -82,15 +84,9 @@ def metres_per_unit(grid: xr.Dataset) -> float:
 
 
 def _draw_layer(axes: Axes, layer: xr.DataArray, extent: tuple[float, float, float, float], norm: Normalize) -> Any:
-    values = np.asarray(layer.transpose("y", "x"), dtype=float)
-    y = np.asarray(layer["y"], dtype=float)
-    origin: Any = "lower" if len(y) > 1 and y[1] > y[0] else "upper"
-    columns = np.asarray(layer["x"], dtype=float)
-    values = values[:, ::-1] if len(columns) > 1 and columns[1] < columns[0] else values
+    values = np.ma.masked_invalid(np.asarray(layer, dtype=float))
     colours = mpl.colormaps[DIVERGING].with_extremes(bad=_MISSING)
-    picture = axes.imshow(
-        np.ma.masked_invalid(values), cmap=colours, norm=norm, extent=extent, origin=origin, interpolation="nearest"
-    )
+    picture = axes.imshow(values, cmap=colours, norm=norm, extent=extent, origin="upper", interpolation="nearest")
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(True)
     return picture
@@ -100,10 +96,14 @@ def _halo() -> list[patheffects.AbstractPathEffect]:
     return [patheffects.withStroke(linewidth=3, foreground="white")]
 
 
-def _strike(axes: Axes) -> None:
+def _strike(axes: Axes, known: BoolArray, size_in: tuple[float, float]) -> None:
+    """Write the verdict across the cells that have an estimate, as large as the panel (width, height) allows."""
+    rows, columns = np.nonzero(known)
+    x, y = ((columns.mean() + 0.5) / known.shape[1], (rows.mean() + 0.5) / known.shape[0]) if len(rows) else (0.5, 0.5)
     axes.text(
-        0.5, 0.5, NO_EVIDENCE.replace(" of ", "\nof "), transform=axes.transAxes, ha="center", va="center", rotation=25,
-        fontsize=20, fontweight="bold", color=INK, alpha=0.85, path_effects=_halo(),
+        float(np.clip(x, 0.36, 0.64)), 1 - float(np.clip(y, 0.36, 0.64)), NO_EVIDENCE.replace(" of ", "\nof "),
+        transform=axes.transAxes, ha="center", va="center", rotation=20, fontsize=min(4.6 * size_in[0], 8 * size_in[1]),
+        fontweight="bold", color=INK, alpha=0.9, path_effects=_halo(),
     )  # fmt: skip
 
 

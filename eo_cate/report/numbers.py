@@ -12,7 +12,7 @@ import numpy as np
 
 from eo_cate.report.inputs import RATE_COLUMNS, ReportInputs
 from eo_cate.report.tables import truth_table
-from eo_cate.report.words import all_alarms, map_guards, rejects, shuffled_threshold, write_headline
+from eo_cate.report.words import all_alarms, map_readable, shuffled_threshold, write_headline
 
 
 def collect_numbers(inputs: ReportInputs) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def _map_numbers(inputs: ReportInputs) -> dict[str, Any] | None:
         "tau_hat_quantiles": dict(zip(("5%", "50%", "95%"), np.quantile(known, [0.05, 0.5, 0.95]), strict=True))
         if len(known)
         else None,
-        "may_be_read": all(rejects(row) for row in map_guards(inputs)),
+        "may_be_read": map_readable(inputs),
         "check": dict(inputs.map_check) if inputs.map_check is not None else None,
     }
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from eo_cate.report.inputs import BALANCE_COLUMNS, RATE_COLUMNS, ReportInputs
+from eo_cate.report.inputs import COVARIATE_KEYS, RATE_COLUMNS, ReportInputs
 
 _COUNTS = ("units", "sites", "clusters", "groups", "strata")
 _STATA_DATE = dt.datetime(1960, 1, 1)  # a fixed stamp: the same table gives the same bytes
@@ -20,9 +20,9 @@ _STATA_DATE = dt.datetime(1960, 1, 1)  # a fixed stamp: the same table gives the
 def build_tables(inputs: ReportInputs) -> dict[str, pd.DataFrame]:
     """The tables by file name: rate, trial, balance (when there are covariates), toc (when there are curves)."""
     tables = {"rate": inputs.rates[list(RATE_COLUMNS)].reset_index(drop=True), "trial": trial_table(inputs)}
-    if inputs.summary["balance"]:
-        balance = pd.DataFrame([dict(row) for row in inputs.summary["balance"]])
-        tables["balance"] = balance[list(BALANCE_COLUMNS)]
+    if inputs.summary["covariates"]:
+        balance = pd.DataFrame([{key: row[key] for key in COVARIATE_KEYS} for row in inputs.summary["covariates"]])
+        tables["balance"] = balance.rename(columns={"name": "covariate"})
     if inputs.tocs:
         curves = [
             pd.DataFrame({"configuration": name, "q": curve.q, "toc": curve.toc, "std_err": curve.std_err})
@@ -39,7 +39,6 @@ def trial_table(inputs: ReportInputs) -> pd.DataFrame:
     rows.append(("treated share", summary["treated_share"]))
     rows += [("average treatment effect", inputs.ate[0]), ("its standard error", inputs.ate[1])]
     rows += [(f"dropped: {reason}", count) for reason, count in summary["dropped"].items()]
-    rows += [(f"missing cells: {name}", count) for name, count in summary["missing"].items()]
     return pd.DataFrame(rows, columns=["quantity", "value"])
 
 

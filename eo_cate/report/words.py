@@ -117,6 +117,11 @@ def map_guards(inputs: ReportInputs) -> list[dict[str, Any]]:
     return guards + [row for row in image if row["configuration"] != guards[0]["configuration"]][:1]
 
 
+def map_readable(inputs: ReportInputs) -> bool:
+    """Whether the map's pattern may be read: its tests reject, and no alarm casts doubt on them."""
+    return all(rejects(row) for row in map_guards(inputs)) and not all_alarms(inputs)
+
+
 def interval_words(row: Mapping[str, Any], decimals: int | None = None) -> str:
     """The 95 % interval, or why there is none."""
     if math.isfinite(row["low"]) and math.isfinite(row["high"]):
@@ -158,7 +163,7 @@ def write_headline(inputs: ReportInputs) -> Headline:
     figures = (
         f"{row['target']} {fmt(row['estimate'], places)} (standard error {fmt(row['std_err'], places)}), "
         f"RATE ratio {fmt(row['ratio'], 2)}, one-sided p {_relation(row['p'])}, "
-        f"95 % interval {interval_words(row, places)}."
+        f"95\u00a0% interval {interval_words(row, places)}."
     )
     return Headline(name, rejects(row), verdict, figures, tuple(_limits(inputs, row)))
 
@@ -185,8 +190,8 @@ def _limits(inputs: ReportInputs, row: Mapping[str, Any]) -> list[str]:
     limits.extend(_control_limits(inputs, row))
     limits.append(
         "It does not say that what the image shows causes the effect, which scale matters, or that the estimate for "
-        "any single place is right. The other rows of the table are comparisons, not further tests: the best of them is "
-        "not a finding."
+        "any single place is right. The other rows of the table are comparisons, not further tests: the best of them "
+        "is not a finding."
     )
     return limits
 
@@ -209,7 +214,9 @@ def truth_sentences(inputs: ReportInputs) -> list[str]:
     sentences = []
     for name, label in (("random_vit", "A network with random weights"), ("mean_colour", "Mean colour")):
         if name in rows:
-            outcome = "does as well as" if rows[name]["ratio"] >= 0.9 * image["ratio"] else "ranks worse than"
+            outcome = (
+                "does about as well as" if rows[name]["ratio"] >= 0.9 * image["ratio"] else "has a smaller ratio than"
+            )
             sentences.append(
                 f"{label} {outcome} {image['configuration']} here (RATE ratio {fmt(rows[name]['ratio'], 2)} against "
                 f"{fmt(image['ratio'], 2)})."

@@ -39,7 +39,8 @@ def write_report(inputs: ReportInputs, run_dir: Path) -> Path:
     files = {f"{name}.{kind}": content for name, pair in pictures.items() for kind, content in pair.items()}
     for name, table in build_tables(inputs).items():
         files[f"tables/{name}.csv"] = to_csv(table)
-        files[f"tables/{name}.tex"] = to_latex(table)
+        if name != "toc":  # hundreds of rows: for a plot, not for a page
+            files[f"tables/{name}.tex"] = to_latex(table)
         if name == "rate":
             files["tables/rate.dta"] = to_stata(table)
     files["numbers.json"] = dump_numbers(inputs)
@@ -98,7 +99,7 @@ def render_html(inputs: ReportInputs, pictures: dict[str, bytes]) -> str:
         questions=words.CONTROL_QUESTIONS,
         shuffled=inputs.shuffled_ratios,
         guards=words.map_guards(inputs),
-        map_readable=all(words.rejects(row) for row in words.map_guards(inputs)),
+        map_readable=words.map_readable(inputs),
         map_check=inputs.map_check or {},
         truth=truth_table(inputs),
         truth_sentences=words.truth_sentences(inputs),
@@ -141,6 +142,6 @@ def _ate_words(inputs: ReportInputs) -> str:
     places = words.decimals_for([std_err])
     low, high = estimate - 1.959964 * std_err, estimate + 1.959964 * std_err
     interval = (
-        f", 95 % interval {words.fmt(low, places)} to {words.fmt(high, places)}" if math.isfinite(std_err) else ""
+        f", 95\u00a0% interval {words.fmt(low, places)} to {words.fmt(high, places)}" if math.isfinite(std_err) else ""
     )
     return f"{words.fmt(estimate, places)} (standard error {words.fmt(std_err, places)}{interval})"

@@ -38,10 +38,9 @@ class ColumnScaling:
     def apply(self, X: NDArray[Any]) -> FloatArray:
         """Scaled columns and indicators, shape (rows, p + k)."""
         values = np.asarray(X, dtype=np.float64)
+        _refuse_infinite(values)
         missing = np.isnan(values)
         scaled = np.where(missing, 0.0, values - self.mean) * self.scale
-        if not np.isfinite(scaled).all():
-            raise EvaluationError(f"features hold {int(np.isinf(values).sum())} infinite values: mark them as missing")
         flags = (_flag(missing, self.indicators) - self.indicator_mean) * self.indicator_scale
         return np.hstack([scaled, flags])
 
@@ -88,12 +87,19 @@ def rotate_wide(F: FloatArray) -> tuple[FloatArray, FloatArray]:
 
 def _fit(X: NDArray[Any], labels: NDArray[np.str_], weights: FloatArray) -> ColumnScaling:
     values = np.asarray(X, dtype=np.float64)
+    _refuse_infinite(values)
     missing = np.isnan(values)
     mean, scale = _moments(np.where(missing, 0.0, values), np.where(missing, 0.0, weights[:, None]))
     gaps = np.unique(labels[missing.any(axis=0)])
     indicators: BoolArray = labels[:, None] == gaps[None, :]
     flags = _flag(missing, indicators)
     return ColumnScaling(mean, scale, indicators, *_moments(flags, np.broadcast_to(weights[:, None], flags.shape)))
+
+
+def _refuse_infinite(values: FloatArray) -> None:
+    bad = int(np.isinf(values).sum())
+    if bad:
+        raise EvaluationError(f"features hold {bad} infinite values of {values.size}: mark them as missing (NaN)")
 
 
 def _flag(missing: BoolArray, indicators: BoolArray) -> FloatArray:

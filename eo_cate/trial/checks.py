@@ -128,9 +128,10 @@ def _check_outcome(table: pd.DataFrame, columns: Mapping[str, FloatArray], confi
     if np.isfinite(Y).all():
         return [f"outcome column {config.outcome!r} is the same for every unit"] if np.ptp(Y) == 0 else []
     missing, infinite = np.isnan(Y), np.isinf(Y)
+    bad = missing | infinite
     return [
         f"outcome column {config.outcome!r} has {missing.sum()} missing and {infinite.sum()} infinite values "
-        f"({rows_of(missing | infinite, table)}); `missing_outcome: drop` leaves these {(missing | infinite).sum()} units out"
+        f"({rows_of(bad, table)}); `missing_outcome: drop` leaves these {bad.sum()} units out"
     ]
 
 
@@ -193,8 +194,8 @@ def _check_weights(table: pd.DataFrame, columns: Mapping[str, FloatArray], confi
     bad = ~(np.isfinite(weight) & (weight >= 0))
     if bad.any():
         return [
-            f"weight column {config.weight!r} has {bad.sum()} missing, infinite or negative values ({rows_of(bad, table)}); "
-            "give every unit a weight of 0 or more"
+            f"weight column {config.weight!r} has {bad.sum()} missing, infinite or negative values "
+            f"({rows_of(bad, table)}); give every unit a weight of 0 or more"
         ]
     if not weight.any():
         return [f"weight column {config.weight!r} is all zero; no unit would count"]

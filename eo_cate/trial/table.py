@@ -51,16 +51,16 @@ def read_table(config: TrialConfig, data_dir: Path) -> pd.DataFrame:
     try:
         table = _read(path, sorted(set(label_columns(config).values())))
     except OSError as error:
-        raise TrialError(f"{path}: cannot be read ({error.strerror or error}); check trial.units") from error
+        raise TrialError(f"{path.name}: cannot be read ({error.strerror or error}); check trial.units") from error
     except (ValueError, EOFError, struct.error) as error:
-        raise TrialError(f"{path}: not a readable {path.suffix} table ({error})") from error
+        raise TrialError(f"{path.name}: not a readable {path.suffix} table ({error})") from error
     if table.columns.has_duplicates:
         twice = sorted(map(str, table.columns[table.columns.duplicated()].unique()))
-        raise TrialError(f"{path}: the column name(s) {twice} occur more than once; rename them")
+        raise TrialError(f"{path.name}: the column name(s) {twice} occur more than once; rename them")
     if table.empty:
-        raise TrialError(f"{path}: the table has no rows")
+        raise TrialError(f"{path.name}: the table has no rows")
     if len(table.columns) == 1 and any(mark in str(table.columns[0]) for mark in ";\t"):
-        raise TrialError(f"{path}: one column only: values seem to be separated by ; or tabs; save it with commas")
+        raise TrialError(f"{path.name}: one column only: values seem to be separated by ; or tabs; save it with commas")
     return table.reset_index(drop=True)
 
 
@@ -72,7 +72,7 @@ def _read(path: Path, labels: list[str]) -> pd.DataFrame:
             return pd.read_parquet(path)
         case ".dta":
             return pd.read_stata(path, convert_categoricals=False)
-    raise TrialError(f"{path}: {path.suffix or 'no ending'} is not known; save the units as .csv, .parquet or .dta")
+    raise TrialError(f"{path.name}: {path.suffix or 'no ending'} is not known; save the units as .csv, .parquet or .dta")
 
 
 def as_labels(column: pd.Series) -> pd.Series:

@@ -34,8 +34,10 @@ def test_the_registry_describes_encoders_without_opening_them(monkeypatch, tmp_p
         assert pickle.loads(pickle.dumps(spec)) == spec
 
 
-def test_listing_encoders_loads_neither_torch_nor_timm():
-    code = "import sys, eo_cate.embeddings as e; e.list_encoders(); sys.exit('torch' in sys.modules or 'timm' in sys.modules)"
+def test_listing_encoders_does_not_load_torch():
+    code = (
+        "import sys, eo_cate.embeddings as e; e.list_encoders(); sys.exit(bool({'torch', 'timm'} & set(sys.modules)))"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -66,8 +68,8 @@ def test_random_vit_is_not_the_identity(images):
     features = open_encoder("random_vit", input_px=28, seed=1).encode(images)
     assert features.shape == (5, 384)
     centred = features - features.mean(axis=0)
-    # with timm's LayerScale of 1e-5 the cls token never sees the image: spread 2e-4 of its size or less
-    assert np.linalg.norm(centred) > 0.02 * np.linalg.norm(features)
+    # with timm's LayerScale of 1e-5 the cls token hardly sees the image: .0001 on these images instead of .72
+    assert np.linalg.norm(centred) > 0.1 * np.linalg.norm(features)
 
 
 def test_random_vit_follows_its_seed(images):

@@ -1,5 +1,7 @@
 """Folds keep groups, pairs and small strata whole, and both arms in each."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -82,7 +84,7 @@ def test_plan_trains_on_earlier_folds_only(design, seed):
         assert not np.intersect1d(design.groups[task.train], design.groups[task.test]).size
     for order in (0, 1):
         own = [task for task in tasks if task.order == order]
-        for before, after in zip(own, own[1:], strict=False):
+        for before, after in pairwise(own):
             np.testing.assert_array_equal(np.union1d(before.train, before.test), after.train)
         assert len(own[-1].train) + len(own[-1].test) == len(design.groups)
     assert len({task.seed for task in tasks}) == len(tasks)

@@ -88,7 +88,7 @@ def test_scores_of_the_test_fold_do_not_reach_its_training_or_back():
 
 
 def test_a_strong_effect_is_found_and_features_of_nothing_find_nothing():
-    """Effects of sd 1 carried by the first feature; one seed each, wide margins (|ratio| 3 is three standard errors)."""
+    """Effects of sd 1 carried by the first feature; one seed each, margins of three standard errors."""
     t = village_trial(villages=150, households=8, seed=5, effect=1.0)
     found = sequential_rate(RidgeEffect(), t.X, t.Y, t.W, propensity=0.5, groups=t.groups, num_orders=3)
     assert found.ratio > 4
@@ -101,13 +101,12 @@ def test_a_strong_effect_is_found_and_features_of_nothing_find_nothing():
     assert abs(nothing.ratio) < 3
 
 
-@pytest.mark.slow
 def test_splitting_households_manufactures_a_finding_and_splitting_villages_does_not():
     """No heterogeneity at all; features, treatment and shocks shared by village (20 households, ICC .2).
 
     Nominal 5 %. Splits by village: 24 seeds reject about 1.2 times; 5 or more has probability .006 at the 5 % level.
-    Splits by household reject 53-100 % of the time (METHODS.md, section 1): fewer than 10 of 24 has probability < .15
-    at 53 % and practically none at the rate seen here.
+    Splits by household reject 53-100 % of the time (METHODS.md, section 1) and did in 116 of 120 other seeds of this
+    design: fewer than 16 of 24 is practically impossible at that rate.
     """
     village, household = [], []
     for seed in range(24):
@@ -117,8 +116,8 @@ def test_splitting_households_manufactures_a_finding_and_splitting_villages_does
         household.append(sequential_rate(RidgeEffect(), t.X, t.Y, t.W, groups=np.arange(len(t.Y)), **design).ratio)
     assert sum(ratio > 1.645 for ratio in village) <= 4
     assert abs(np.mean(village)) < 4 / np.sqrt(24)
-    assert sum(ratio > 1.645 for ratio in household) >= 10
-    assert np.mean(household) > np.mean(village) + 1
+    assert sum(ratio > 1.645 for ratio in household) >= 16
+    assert np.mean(household) > np.mean(village) + 2
 
 
 def test_priorities_of_the_wrong_fold_are_leakage():

@@ -22,6 +22,7 @@ from eo_cate.types import BoolArray, FeatureBlocks, FloatArray, IntArray, as_blo
 logger = logging.getLogger(__name__)
 
 MIN_GROUPS = 10
+_SLACK = 1e-5  # so that rounding does not decide on a share that is exactly the least allowed
 _MAX_ROWS = 1024
 _MAX_LEAVES = 2**24
 
@@ -257,7 +258,7 @@ class CausalForest:
 
     def _grow_options(self, p: int, mean_propensity: float) -> GrowOptions:
         mtry = min(math.ceil(math.sqrt(p)) + 20, p) if self.mtry is None else min(self.mtry, p)
-        share = min(self.alpha, mean_propensity / 2, (1 - mean_propensity) / 2)
+        share = min(self.alpha, mean_propensity / 2, (1 - mean_propensity) / 2) * (1 - _SLACK)
         return GrowOptions(mtry=mtry, min_leaf=2 * self.min_node_size, alpha=self.alpha, min_arm_share=share)
 
     def _check_options(self) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import log_ndtr
 
 from eo_cate.estimators.forest.trees import NUM_MOMENTS, GrownTree
@@ -50,7 +51,9 @@ def solve_effect(means: FloatArray) -> FloatArray:
     """tau_hat = (omega WY - W Y) / (omega WW - W W) from mean moments (n, 5); NaN where W does not vary."""
     omega, Y, W, WY, WW = means.T
     spread = omega * WW - W * W
-    return np.divide(omega * WY - W * Y, spread, out=np.full(len(means), np.nan), where=spread > 1e-10 * omega * WW)
+    tau_hat = np.full(len(means), np.nan)
+    np.divide(omega * WY - W * Y, spread, out=tau_hat, where=spread > 1e-10 * omega * WW)
+    return tau_hat
 
 
 def influence_coefficients(means: FloatArray, tau_hat: FloatArray) -> FloatArray:
@@ -68,7 +71,7 @@ def influence_coefficients(means: FloatArray, tau_hat: FloatArray) -> FloatArray
 
 
 def _variance(
-    bags: Sequence[Bag], leaves: IntArray, use: BoolArray | None, coefficients: FloatArray, count: IntArray
+    bags: Sequence[Bag], leaves: NDArray[np.int32], use: BoolArray | None, coefficients: FloatArray, count: IntArray
 ) -> FloatArray:
     between, total = np.zeros(len(coefficients)), np.zeros(len(coefficients))
     for b, bag in enumerate(bags):

@@ -26,12 +26,12 @@ _UNLIMITED = 2**31 - 1
 
 @functools.cache
 def load_engine() -> SimpleNamespace:
-    """econml's compiled classes (slow to import, and noisy)."""
+    """Import the compiled classes of econml (slow, and noisy)."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from econml.grf._criterion import LinearMomentGRFCriterion  # noqa: PLC0415
-        from econml.tree._splitter import BestSplitter  # noqa: PLC0415
-        from econml.tree._tree import DepthFirstTreeBuilder, Tree  # noqa: PLC0415
+        from econml.grf._criterion import LinearMomentGRFCriterion
+        from econml.tree._splitter import BestSplitter
+        from econml.tree._tree import DepthFirstTreeBuilder, Tree
     return SimpleNamespace(
         Criterion=LinearMomentGRFCriterion, Splitter=BestSplitter, Builder=DepthFirstTreeBuilder, Tree=Tree
     )

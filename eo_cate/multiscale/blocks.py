@@ -1,0 +1,120 @@
+"""One block of columns per scale, one for the covariates, beside each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import xarray as xr
+from numpy.typing import ArrayLike, NDArray
+
+from eo_cate.errors import EoCateError
+from eo_cate.types import FeatureBlocks, IntArray
+
+DIMENSIONS = ("site", "scale", "time", "feature")
+
+
+def build_blocks(
+    embedding: xr.DataArray | None,
+    *,
+    site_ids: Sequence[str],
+    site_index: IntArray,
+    scales: Sequence[int] | None = None,
+    covariates: ArrayLike | None = None,
+    covariate_names: Sequence[str] = (),
+    site_features: ArrayLike | None = None,
+    site_block: str = "location",
+) -> FeatureBlocks:
+    """Lay the features of sites and units out in blocks.
+
+    Parameters
+    ----------
+    embedding : DataArray (site, scale, time, feature) or None
+        Features per site at each scale; its ``site`` coordinate must be ``site_ids`` in the same order.
+    site_ids : sequence of str, length S
+        Sites of the trial.
+    site_index : (n,) int
+        Place among ``site_ids`` of each unit.
+    scales : sequence of int or None
+        Scales taken from the embedding, in this order; None: all of them.
+    covariates : (n, q) or None
+        Covariates of the units (block ``tabular``); NaN = missing.
+    covariate_names : sequence of str, length q
+    site_features : (S, p) or None
+        Further features of the sites, such as their coordinates.
+    site_block : str
+        Block label of ``site_features``.
+
+    Returns
+    -------
+    FeatureBlocks
+        Blocks ``image_<scale>`` (``image_<scale>_<time>`` when there are several times), ``site_block``, ``tabular``;
+        columns are named after their block, as in ``image_16_0``. float32.
+
+    Raises
+    ------
+    EoCateError
+        When sites, scales or lengths disagree.
+    """
+    parts, names, blocks = [np.zeros((len(site_ids), 0), dtype=np.float32)], list[str](), list[str]()
+    for label, values in [
+        *(_image_blocks(embedding, site_ids, scales) if embedding is not None else []),
+        *([(site_block, _table("site_features", site_features, len(site_ids)))] if site_features is not None else []),
+    ]:
+        parts.append(values)
+        names += [f"{label}_{j}" for j in range(values.shape[1])]
+        blocks += [label] * values.shape[1]
+    unit = np.zeros((len(site_index), 0)) if covariates is None else covariates
+    tabular = _table("covariates", unit, len(site_index))
+    if tabular.shape[1] != len(covariate_names):
+        raise EoCateError(f"`covariates` has {tabular.shape[1]} columns, but {len(covariate_names)} names were given")
+    return FeatureBlocks(
+        site=np.hstack(parts),
+        unit=tabular,
+        site_index=np.asarray(site_index, dtype=np.int64),
+        names=(*names, *covariate_names),
+        blocks=(*blocks, *("tabular",) * tabular.shape[1]),
+    )
+
+
+def _image_blocks(
+    embedding: xr.DataArray, site_ids: Sequence[str], scales: Sequence[int] | None
+) -> list[tuple[str, NDArray[np.float32]]]:
+    if set(embedding.dims) != set(DIMENSIONS):
+        raise EoCateError(f"the embedding has dimensions {embedding.dims}, expected {DIMENSIONS}")
+    _check_sites(embedding, site_ids)
+    known = [int(scale) for scale in embedding["scale"].values]
+    wanted = known if scales is None else [int(scale) for scale in scales]
+    absent = [scale for scale in wanted if scale not in known]
+    if absent:
+        raise EoCateError(f"scales {absent} are not in the embedding, which holds {known}")
+    ordered = embedding.transpose(*DIMENSIONS)
+    several = ordered.sizes["time"] > 1
+    blocks = []
+    for scale in wanted:
+        for t, time in enumerate(ordered["time"].values):
+            values = ordered.values[:, known.index(scale), t].astype(np.float32)
+            blocks.append((f"image_{scale}_{time}" if several else f"image_{scale}", values))
+    return blocks
+
+
+def _check_sites(embedding: xr.DataArray, site_ids: Sequence[str]) -> None:
+    if "site" not in embedding.coords:
+        raise EoCateError("the embedding has no `site` coordinate: its rows cannot be matched with the trial's sites")
+    found, expected = [str(s) for s in embedding["site"].values], [str(s) for s in site_ids]
+    if found == expected:
+        return
+    if sorted(found) == sorted(expected):
+        raise EoCateError("the embedding holds the trial's sites in another order: `embedding.sel(site=site_ids)`")
+    missing = len(set(expected) - set(found))
+    raise EoCateError(
+        f"the embedding holds {len(found)} sites, the trial {len(expected)}, of which {missing} have no embedding: "
+        "embed the trial's sites again"
+    )
+
+
+def _table(name: str, values: ArrayLike, length: int) -> NDArray[np.float32]:
+    array = np.asarray(values, dtype=np.float32)
+    if array.ndim != 2 or len(array) != length:
+        raise EoCateError(f"`{name}` has shape {array.shape}, expected ({length}, number of columns)")
+    return array

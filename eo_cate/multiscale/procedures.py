@@ -1,0 +1,189 @@
+"""Procedures: a `CateEstimator` in, a `CateEstimator` that sees several scales out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from eo_cate.errors import EoCateError
+from eo_cate.types import CateEstimator, FeatureBlocks, FloatArray, IntArray
+
+PROCEDURES = ("concat", "concat_pca")
+
+
+@dataclass(frozen=True)
+class BlockPCA:
+    """Principal components of one block, fitted on the training sites.
+
+    Parameters
+    ----------
+    columns : (m,) int
+        Columns of ``FeatureBlocks.site`` that the block holds.
+    mean, scale : (m,) float64
+        Of the training sites; ``scale`` is 1 where a column is constant.
+    loadings : (m, k) float64
+        Orthonormal; the loading of largest absolute value is positive in each component.
+    """
+
+    columns: IntArray
+    mean: FloatArray
+    scale: FloatArray
+    loadings: FloatArray
+
+    def transform(self, site: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Scores (S, k) of sites (S, p); NaN for a site with a missing feature in the block."""
+        standard = (site[:, self.columns].astype(np.float64) - self.mean) / self.scale
+        with threadpool_limits(1, user_api="blas"):
+            return (standard @ self.loadings).astype(np.float32)
+
+
+def fit_block_pca(site: NDArray[np.float32], columns: IntArray, *, components: int) -> BlockPCA:
+    """Fit `BlockPCA` on training sites (S, p): standardise, full SVD, keep what the rank allows.
+
+    Sites with a missing feature in the block are left out.
+
+    Raises
+    ------
+    EoCateError
+        When fewer than two sites remain, or a value is infinite.
+    """
+    block = site[:, columns].astype(np.float64)
+    infinite = int(np.isinf(block).sum())
+    if infinite:
+        raise EoCateError(f"a block of site features has {infinite} infinite values: set them to NaN")
+    block = block[~np.isnan(block).any(axis=1)]
+    if len(block) < 2:
+        raise EoCateError(f"{len(block)} training sites have every feature of the block, PCA needs 2: check the images")
+    mean, spread = block.mean(axis=0), block.std(axis=0)
+    scale = np.where(spread > 1e-7 * np.abs(mean), spread, 1.0)  # float32 noise is not variation
+    standard = np.where(spread > 1e-7 * np.abs(mean), (block - mean) / scale, 0.0)
+    with threadpool_limits(1, user_api="blas"):
+        _, singular, loadings = np.linalg.svd(standard, full_matrices=False)
+    rank = int((singular > 1e-9 * singular[0]).sum()) if singular[0] > 0 else 1
+    kept = loadings[: min(components, rank)].T
+    largest = kept[np.abs(kept).argmax(axis=0), np.arange(kept.shape[1])]
+    return BlockPCA(columns=columns, mean=mean, scale=scale, loadings=kept * np.sign(largest))
+
+
+class ConcatPCA:
+    """Reduce each wide block of site features to its principal components, then lay all blocks side by side.
+
+    Components are fitted inside `fit`, on the unique sites of the units given there, so that a refit on a training
+    fold never sees the sites of another. Unit features and blocks of at most ``components`` columns pass through.
+
+    Parameters
+    ----------
+    estimator : CateEstimator
+        Fitted on the reduced features.
+    components : int
+        Principal components kept per block.
+    """
+
+    def __init__(self, estimator: CateEstimator, *, components: int = 10) -> None:
+        if components < 1:
+            raise EoCateError(f"`components` is {components}: give 1 or more")
+        self.estimator = estimator
+        self.components = components
+        self._pca: dict[str, BlockPCA] | None = None
+        self._names: tuple[str, ...] = ()
+
+    def fit(
+        self,
+        X: FeatureBlocks | NDArray[Any],
+        Y: FloatArray,
+        W: FloatArray,
+        *,
+        propensity: FloatArray,
+        sample_weights: FloatArray | None = None,
+        groups: IntArray | None = None,
+        **options: Any,
+    ) -> Self:
+        """Fit components on the sites of X's units, then the estimator; ``options`` go to the estimator's `fit`.
+
+        Raises
+        ------
+        EoCateError
+            When X is not a FeatureBlocks: a plain array does not say which rows share a site.
+        """
+        blocks = _require_blocks(X)
+        self._pca = self._fit_components(blocks)
+        self._names = blocks.names
+        self.estimator.fit(
+            self.reduce(blocks), Y, W, propensity=propensity, sample_weights=sample_weights, groups=groups, **options
+        )
+        return self
+
+    def predict(self, X: FeatureBlocks | NDArray[Any], **options: Any) -> Any:
+        """tau_hat, shape (n,); ``options`` (such as ``std_err=True``) go to the estimator's `predict`."""
+        return self.estimator.predict(self.reduce(_require_blocks(X)), **options)
+
+    def reduce(self, X: FeatureBlocks) -> FeatureBlocks:
+        """The features that the estimator sees: components named e.g. ``image_16_pc0`` in place of wide blocks.
+
+        Raises
+        ------
+        EoCateError
+            Before `fit`, and when the columns are not those of `fit`.
+        """
+        if self._pca is None:
+            raise EoCateError("this procedure is not fitted: call `fit` first")
+        if X.names != self._names:
+            raise EoCateError(f"`X` has {len(X.names)} columns that are not the {len(self._names)} of `fit`, in order")
+        p_site = X.site.shape[1]
+        labels = np.array(X.blocks[:p_site], dtype=object)
+        parts, names, blocks = [np.zeros((len(X.site), 0), dtype=np.float32)], list[str](), list[str]()
+        for label in dict.fromkeys(X.blocks[:p_site]):
+            columns = np.flatnonzero(labels == label)
+            pca = self._pca.get(label)
+            values = X.site[:, columns] if pca is None else pca.transform(X.site)
+            parts.append(values)
+            names += [f"{label}_pc{k}" for k in range(values.shape[1])] if pca else [X.names[j] for j in columns]
+            blocks += [label] * values.shape[1]
+        return FeatureBlocks(
+            site=np.hstack(parts),
+            unit=X.unit,
+            site_index=X.site_index,
+            names=(*names, *X.names[p_site:]),
+            blocks=(*blocks, *X.blocks[p_site:]),
+        )
+
+    def _fit_components(self, X: FeatureBlocks) -> dict[str, BlockPCA]:
+        training = X.site[np.unique(X.site_index)]
+        labels = np.array(X.blocks[: X.site.shape[1]], dtype=object)
+        return {
+            label: fit_block_pca(training, np.flatnonzero(labels == label), components=self.components)
+            for label in dict.fromkeys(labels)
+            if (labels == label).sum() > self.components
+        }
+
+
+def make_procedure(name: str, estimator: CateEstimator, *, components: int = 10) -> CateEstimator:
+    """Wrap an estimator in a procedure by name.
+
+    Parameters
+    ----------
+    name : {"concat", "concat_pca"}
+        ``concat`` lays blocks side by side, which is what an estimator does with FeatureBlocks: it is returned as is.
+    components : int
+        Of ``concat_pca``: principal components kept per block.
+
+    Raises
+    ------
+    EoCateError
+        For an unknown name.
+    """
+    if name == "concat":
+        return estimator
+    if name == "concat_pca":
+        return ConcatPCA(estimator, components=components)
+    raise EoCateError(f"unknown procedure {name!r}: choose one of {', '.join(PROCEDURES)}")
+
+
+def _require_blocks(X: Any) -> FeatureBlocks:
+    if not isinstance(X, FeatureBlocks):
+        raise EoCateError(f"concat_pca needs a FeatureBlocks, found {type(X).__name__}: only it knows sites and blocks")
+    return X
