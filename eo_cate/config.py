@@ -158,7 +158,9 @@ class EstimatorsConfig(_Part):
     num_trees: int = Field(2000, ge=2, multiple_of=2, description="Trees per forest (an even number).")
     sample_fraction: float = Field(0.5, gt=0, lt=1, description="Share of the groups in each bag.")
     mtry: PositiveInt | None = Field(None, description="Features tried per node; absent: min(ceil(sqrt p) + 20, p).")
-    min_node_size: PositiveInt = Field(5, description="Least treated and least control units in a leaf.")
+    min_node_size: PositiveInt = Field(
+        5, description="A child keeps at least twice as many units, and some of each arm."
+    )
     honesty_fraction: float = Field(0.5, gt=0, lt=1, description="Share of a bag's groups that chooses the splits.")
 
 

@@ -72,7 +72,9 @@ def _read(path: Path, labels: list[str]) -> pd.DataFrame:
             return pd.read_parquet(path)
         case ".dta":
             return pd.read_stata(path, convert_categoricals=False)
-    raise TrialError(f"{path.name}: {path.suffix or 'no ending'} is not known; save the units as .csv, .parquet or .dta")
+    raise TrialError(
+        f"{path.name}: {path.suffix or 'no ending'} is not known; save the units as .csv, .parquet or .dta"
+    )
 
 
 def as_labels(column: pd.Series) -> pd.Series:

@@ -16,15 +16,19 @@ from eo_cate.template import json_schema, yaml_template
 CONTENT = {
     "name": "t",
     "seed": 7,
-    "trial": {"units": "u.csv", "outcome": "Y", "treatment": "W", "cluster": "v", "propensity": 0.3, "covariates": ["a", "b"]},
+    "trial": {
+        "units": "u.csv",
+        "outcome": "Y",
+        "treatment": "W",
+        "cluster": "v",
+        "propensity": 0.3,
+        "covariates": ["a", "b"],
+    },
     "imagery": {"source": "rasters", "files": {"R": "r.tif", "G": "g.tif", "B": "b.tif"}},
     "embeddings": {"scales": [8, 16], "bands": ["R", "G", "B"], "stretch": [[1, 2], [3, 4], [5, 6]]},
     "map": {"spacing_px": 4},
 }
-ARGUMENTS = (
-    "--seed 7 --trial.propensity 0.3 --trial.covariates a b --embeddings.scales 8 16 --embeddings.stretch 1 2 3 4 5 6 "
-    "--imagery.files.R r.tif --imagery.files.G g.tif --imagery.files.B b.tif --map.spacing-px 4"
-).split()
+ARGUMENTS = ["--seed", "7", "--trial.propensity", "0.3", "--trial.covariates", "a", "b", "--embeddings.scales", "8", "16", "--embeddings.stretch", "1", "2", "3", "4", "5", "6", "--imagery.files.R", "r.tif", "--imagery.files.G", "g.tif", "--imagery.files.B", "b.tif", "--map.spacing-px", "4"]
 
 
 def _write(folder: Path, content) -> Path:
@@ -76,7 +80,9 @@ def test_the_template_is_a_valid_config_and_names_every_option():
     for name in names(RunConfig):
         assert f"{name}:" in template
     uncommented = "\n".join(
-        line.replace("# ", "", 1) if line.lstrip().startswith("# ") and line.rstrip().endswith(("1", "0", "5", "2000")) else line
+        line.replace("# ", "", 1)
+        if line.lstrip().startswith("# ") and line.rstrip().endswith(("1", "0", "5", "2000"))
+        else line
         for line in template.splitlines()
     )
     assert RunConfig.model_validate(yaml.safe_load(uncommented)).estimators.num_trees == 2000
@@ -119,7 +125,9 @@ def test_all_problems_are_said_at_once(tmp_path):
         assert word in str(caught.value)
 
 
-@pytest.mark.parametrize(("text", "message"), [("a: [", "not valid YAML"), ("- 1", "mapping"), ("!!python/object:os.system {}", "YAML")])
+@pytest.mark.parametrize(
+    ("text", "message"), [("a: [", "not valid YAML"), ("- 1", "mapping"), ("!!python/object:os.system {}", "YAML")]
+)
 def test_files_that_are_no_mapping(tmp_path, text, message):
     path = tmp_path / "t.yaml"
     path.write_text(text)

@@ -39,5 +39,8 @@ def test_the_address_of_a_running_scheduler_is_used():
 
 
 def test_an_address_where_nobody_answers_is_a_clear_error():
-    with pytest.raises(ConfigError, match="no dask scheduler answers at tcp://127.0.0.1:9"), open_executor("tcp://127.0.0.1:9"):
+    with (
+        pytest.raises(ConfigError, match="no dask scheduler answers at tcp://127.0.0.1:9"),
+        open_executor("tcp://127.0.0.1:9"),
+    ):
         pass
