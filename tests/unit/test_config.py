@@ -28,7 +28,11 @@ CONTENT = {
     "embeddings": {"scales": [8, 16], "bands": ["R", "G", "B"], "stretch": [[1, 2], [3, 4], [5, 6]]},
     "map": {"spacing_px": 4},
 }
-ARGUMENTS = ["--seed", "7", "--trial.propensity", "0.3", "--trial.covariates", "a", "b", "--embeddings.scales", "8", "16", "--embeddings.stretch", "1", "2", "3", "4", "5", "6", "--imagery.files.R", "r.tif", "--imagery.files.G", "g.tif", "--imagery.files.B", "b.tif", "--map.spacing-px", "4"]
+ARGUMENTS = [
+    *("--seed", "7", "--trial.propensity", "0.3", "--trial.covariates", "a", "b", "--embeddings.scales", "8", "16"),
+    *("--embeddings.stretch", "1", "2", "3", "4", "5", "6", "--imagery.files.R", "r.tif"),
+    *("--imagery.files.G", "g.tif", "--imagery.files.B", "b.tif", "--map.spacing-px", "4"),
+]
 
 
 def _write(folder: Path, content) -> Path:

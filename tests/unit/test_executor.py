@@ -32,15 +32,17 @@ def test_dask_gives_the_bits_of_this_process():
 def test_the_address_of_a_running_scheduler_is_used():
     from distributed import LocalCluster
 
-    with LocalCluster(n_workers=1, threads_per_worker=1, host="127.0.0.1", dashboard_address=None) as cluster:
-        with open_executor(cluster.scheduler_address) as executor:
-            done = dict(map_shards(_fail, [0, 1, 2], executor, description="remote", progress=False))
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, host="127.0.0.1", dashboard_address=None) as cluster,
+        open_executor(cluster.scheduler_address) as executor,
+    ):
+        done = dict(map_shards(_fail, [0, 1, 2], executor, description="remote", progress=False))
     assert done == {0: 0, 1: 1, 2: 2}
 
 
 def test_an_address_where_nobody_answers_is_a_clear_error():
     with (
-        pytest.raises(ConfigError, match="no dask scheduler answers at tcp://127.0.0.1:9"),
+        pytest.raises(ConfigError, match=r"no dask scheduler answers at tcp://127\.0\.0\.1:9"),
         open_executor("tcp://127.0.0.1:9"),
     ):
         pass
