@@ -86,6 +86,7 @@ def run_trial(config: RunConfig, *, data_dir: Path, run_dir: Path, progress: boo
         run = _Run(config, data_dir, run_dir, Store(run_dir / "store"), executor, progress)
         with run.timed("trial and imagery"):
             trial, reader, cells = _open(config, data_dir)
+            _check_encoders(config)
             write_atomic(run_dir / "config.yaml", dump_config(config).encode())
         embeddings = _embed(run, trial, reader, cells)
         features = _configure(run, trial, embeddings)
@@ -102,9 +103,8 @@ def run_trial(config: RunConfig, *, data_dir: Path, run_dir: Path, progress: boo
 def find_problems(config: RunConfig, *, data_dir: Path) -> list[str]:
     """Every problem of a configuration and its data, found before any long work; empty when there is none."""
     problems = find_trial_problems(config.trial, Path(data_dir))
-    settings = config.embeddings
     try:
-        open_encoder(settings.encoder, input_px=settings.input_px, seed=config.seed)
+        _check_encoders(config)
     except EoCateError as error:
         problems.append(str(error))
     if not problems:
@@ -135,6 +135,12 @@ def describe_run(run_dir: Path) -> str:
     )
     lines.append(f"  report   {written or 'not yet written: run the same command again, it goes on from here'}")
     return "\n".join(lines)
+
+
+def _check_encoders(config: RunConfig) -> None:
+    """Open the encoder and the random network once, before any pixel is embedded: input_px must fit both."""
+    for name in (config.embeddings.encoder, "random_vit"):
+        open_encoder(name, input_px=config.embeddings.input_px, seed=config.seed)
 
 
 def _open(config: RunConfig, data_dir: Path) -> tuple[Trial, ChipReader, pd.DataFrame | None]:

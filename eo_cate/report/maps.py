@@ -48,7 +48,8 @@ def draw_map(inputs: ReportInputs) -> Figure:
         _strike(panels[0], np.isfinite(np.asarray(grid["tau_hat"], dtype=float)), (width, min(9.0, width * shape)))
     _draw_scale_bar(panels[0], metres_per_unit(grid), extent)
     tests = "; ".join(f"{row['configuration']} p {fmt_p(row['p'])}" for row in guards)
-    figure.suptitle(f"Test of the ranking (one-sided): {tests}", x=0.01, ha="left", fontsize=10)
+    # the line break keeps the panels' titles clear of this one
+    figure.suptitle(f"Test of the ranking (one-sided): {tests}\n", x=0.01, ha="left", fontsize=10)
     credit = inputs.config.imagery.source_note or "; ".join(
         dict.fromkeys(s["credit"] for s in inputs.sources if s["credit"])
     )
