@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, create_model
 
 from eo_cate.config import RunConfig, load_config
 from eo_cate.errors import EoCateError
-from eo_cate.template import json_schema, yaml_template
+from eo_cate.template import json_schema, nested_model, yaml_template
 
 app = App(
     name="eo-cate",
@@ -26,8 +26,7 @@ def _optional(model: type[BaseModel]) -> Any:
     """The same model with every option optional: what the command line may override."""
     fields: dict[str, Any] = {}
     for name, field in model.model_fields.items():
-        candidates = (field.annotation, *getattr(field.annotation, "__args__", ()))
-        part = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
+        part = nested_model(field)
         kind: Any = _optional(part) if part else Annotated[(field.annotation, *(field.metadata or [None]))]
         about = field.description or ""
         fields[name] = (

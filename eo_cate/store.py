@@ -11,7 +11,7 @@ import io
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +154,3 @@ class Store:
             number, size = counts.get(line["stage"], (0, 0))
             counts[line["stage"]] = (number + 1, size + line["bytes"])
         return counts
-
-    def missing(self, keys: Sequence[str]) -> list[str]:
-        """Those keys that hold no valid result, in the order given."""
-        return [key for key in keys if self.load(key) is None]

@@ -35,7 +35,7 @@ def json_schema() -> str:
 def _lines(model: type[BaseModel], *, indent: int) -> list[str]:
     lines: list[str] = []
     for name, field in model.model_fields.items():
-        part = _part(field)
+        part = nested_model(field)
         if part is None:
             lines += _option(name, field, indent=indent)
             continue
@@ -46,7 +46,7 @@ def _lines(model: type[BaseModel], *, indent: int) -> list[str]:
     return lines
 
 
-def _part(field: FieldInfo) -> type[BaseModel] | None:
+def nested_model(field: FieldInfo) -> type[BaseModel] | None:
     """The nested model of a field, also behind Optional."""
     candidates = (field.annotation, *getattr(field.annotation, "__args__", ()))
     return next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from eo_cate.embeddings.chips import prepare_chips, read_bands
 from eo_cate.embeddings.encoders import Encoder, EncoderSpec, encoder_spec, open_spec
 from eo_cate.errors import EmbeddingError
-from eo_cate.executor import Executor, map_shards
+from eo_cate.executor import Executor
+from eo_cate.shards import compute_stored
 from eo_cate.store import Store, digest
 from eo_cate.types import ChipReader
 
@@ -114,7 +115,17 @@ def embed_sites(
             for i in range(0, len(ids), shard_size)
         ]
     )
-    blocks = _compute(shards, opened, store, executor, progress=progress, label=description or encoder)
+    found = compute_stored(
+        encode_shard,
+        shards,
+        [_key(shard, opened) for shard in shards],
+        STAGE,
+        store=store,
+        executor=executor,
+        description=description or encoder,
+        progress=progress,
+    )
+    blocks = [stored["features"] for stored in found]
     values = np.concatenate(blocks).reshape(len(sizes), len(ids), opened.dim).swapaxes(0, 1)[:, :, np.newaxis]
     attrs = {
         "encoder": encoder,
@@ -189,25 +200,8 @@ def _key(shard: _Shard, encoder: Encoder) -> str:
     )
 
 
-def _compute(
-    shards: Sequence[_Shard], encoder: Encoder, store: Store, executor: Executor, *, progress: bool, label: str
-) -> list[NDArray[np.float32]]:
-    """Features of each shard (sites, dim), from the store or computed and stored at once."""
-    keys = [_key(shard, encoder) for shard in shards]
-    stored = {key: store.load(key) for key in dict.fromkeys(keys)}
-    features = {key: found["features"] for key, found in stored.items() if found is not None}
-    todo = {key: shard for key, shard in zip(keys, shards, strict=True) if key not in features}
-    if todo:
-        names = list(todo)
-        results = map_shards(encode_shard, list(todo.values()), executor, description=label, progress=progress)
-        for index, block in results:
-            store.save(names[index], STAGE, {"features": block})
-            features[names[index]] = block
-    return [features[key] for key in keys]
-
-
-def encode_shard(shard: _Shard) -> NDArray[np.float32]:
-    """Features of one shard, shape (sites, dim); runs where the executor says.
+def encode_shard(shard: _Shard) -> dict[str, NDArray[np.float32]]:
+    """``features`` of one shard, shape (sites, dim); runs where the executor says.
 
     Raises
     ------
@@ -225,7 +219,7 @@ def encode_shard(shard: _Shard) -> NDArray[np.float32]:
         rows = slice(start, start + shard.batch_size)
         images = prepare_chips(chips[rows], stretch=shard.stretch, input_px=encoder.input_px)
         features[rows] = _checked(encoder, encoder.encode(images), len(images))
-    return features
+    return {"features": features}
 
 
 def _checked(encoder: Encoder, features: NDArray[np.float32], count: int) -> NDArray[np.float32]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from eo_cate.stats.checks import group_codes
 from eo_cate.types import IntArray
 
 
@@ -29,6 +30,4 @@ def connected_groups(*labels: Sequence[Any] | NDArray[Any]) -> IntArray:
     edges = coo_array(
         (np.ones(n * len(labels)), (np.concatenate(rows), np.concatenate(columns))), shape=(n + width,) * 2
     )
-    component = connected_components(edges, directed=False)[1][:n]
-    _, first, inverse = np.unique(component, return_index=True, return_inverse=True)
-    return np.argsort(np.argsort(first))[inverse].astype(np.int64)
+    return group_codes(connected_components(edges, directed=False)[1][:n], n)[0]

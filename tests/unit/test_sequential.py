@@ -23,7 +23,7 @@ def run_steps(t, tasks, *, weights=None):
     return scores, ranked
 
 
-def same(a, b):
+def check_same(a, b):
     for name, value in vars(a).items():
         np.testing.assert_array_equal(value, getattr(b, name), err_msg=name)
 
@@ -36,9 +36,9 @@ def test_steps_in_any_order_give_the_composition():
     )
     tasks = pickle.loads(pickle.dumps(plan_folds(t.groups, W=t.W, num_orders=3, seed=4)))[::-1]
     scores, ranked = pickle.loads(pickle.dumps(run_steps(t, tasks, weights=weights)))
-    same(whole, pool_folds(tasks, scores, ranked, groups=t.groups, sample_weights=weights))
+    check_same(whole, pool_folds(tasks, scores, ranked, groups=t.groups, sample_weights=weights))
     arrays = [p.values for p in ranked]
-    same(whole, pool_folds(tasks, scores, arrays, groups=t.groups, sample_weights=weights))
+    check_same(whole, pool_folds(tasks, scores, arrays, groups=t.groups, sample_weights=weights))
 
 
 def test_pooling_follows_its_formulas():
@@ -166,7 +166,7 @@ def test_predictions_that_are_not_finite_are_refused():
 def test_an_array_of_features_will_do():
     t = village_trial(villages=60, households=3, seed=11, effect=0.5)
     arguments = {"propensity": 0.5, "groups": t.groups, "num_orders": 2, "nuisance_X": t.X}
-    same(
+    check_same(
         sequential_rate(RidgeEffect(), t.X, t.Y, t.W, **arguments),
         sequential_rate(RidgeEffect(), t.X.gather(), t.Y, t.W, **arguments),
     )
