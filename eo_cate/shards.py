@@ -20,12 +20,14 @@ def compute_stored(
     keys: Sequence[str],
     stage: str,
     *,
-    store: Store,
+    store: Store | None,
     executor: Executor,
     description: str,
     progress: bool = True,
 ) -> list[Arrays]:
     """Results of ``fn`` for every shard: from the store where they are, else computed and stored at once.
+
+    Without a store everything is computed, and equal keys once.
 
     Parameters
     ----------
@@ -38,13 +40,14 @@ def compute_stored(
     """
     found: dict[str, Arrays] = {}
     for key in dict.fromkeys(keys):
-        stored = store.load(key)
+        stored = store.load(key) if store else None
         if stored is not None:
             found[key] = stored
     todo = {key: shard for key, shard in zip(keys, shards, strict=True) if key not in found}
     names = list(todo)
     if todo:
         for index, result in map_shards(fn, list(todo.values()), executor, description=description, progress=progress):
-            store.save(names[index], stage, result)
+            if store:
+                store.save(names[index], stage, result)
             found[names[index]] = result
     return [found[key] for key in keys]

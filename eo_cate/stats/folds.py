@@ -68,7 +68,7 @@ def group_folds(
     if not 2 <= num_folds <= num_groups:
         raise EvaluationError(f"`num_folds` is {num_folds} for {num_groups} groups: choose 2 to {num_groups}")
     arm = np.bincount(codes, weights=treatment) / np.bincount(codes)
-    stratum = _group_strata(codes, num_groups, strata)
+    stratum = group_strata(codes, num_groups, strata)
     rng = np.random.default_rng(seed)
     for _ in range(_ATTEMPTS):
         folds: IntArray = _deal_groups(arm, stratum, num_folds, rng)[codes]
@@ -80,7 +80,27 @@ def group_folds(
     )
 
 
-def _group_strata(codes: IntArray, num_groups: int, strata: ArrayLike | None) -> IntArray:
+def flip_units(groups: ArrayLike, strata: ArrayLike | None = None) -> IntArray:
+    """What a sign flip moves as a whole (METHODS.md, section 4): the group, or its stratum of 2 to 9 groups.
+
+    Parameters
+    ----------
+    groups, strata : (n,) labels
+
+    Returns
+    -------
+    (n,) int64, codes 0..F-1 in the order of first appearance.
+    """
+    n = len(np.asarray(groups))
+    codes, num_groups = group_codes(groups, n)
+    stratum = group_strata(codes, num_groups, strata)
+    sizes = np.bincount(stratum)
+    whole = (sizes[stratum] >= 2) & (sizes[stratum] <= MAX_WHOLE_STRATUM) & (len(sizes) > 1)
+    unit = np.where(whole, num_groups + stratum, np.arange(num_groups))
+    return group_codes(unit[codes], n)[0]
+
+
+def group_strata(codes: IntArray, num_groups: int, strata: ArrayLike | None) -> IntArray:
     """Stratum that most units of a group are in, shape (G,)."""
     if strata is None:
         return np.zeros(num_groups, dtype=np.int64)
