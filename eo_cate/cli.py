@@ -48,9 +48,12 @@ else:
     Options = Annotated[_optional(RunConfig), Parameter(name="*", help="Any option of the YAML, by its dotted name.")]
 
 
+def _overrides(options: BaseModel | None) -> dict[str, Any]:
+    return options.model_dump(exclude_none=True, mode="json") if options is not None else {}
+
+
 def _read(config_file: Path, options: BaseModel | None) -> RunConfig:
-    overrides = options.model_dump(exclude_none=True, mode="json") if options is not None else {}
-    return load_config(config_file, overrides)
+    return load_config(config_file, _overrides(options))
 
 
 @app.command
@@ -75,6 +78,49 @@ def run(
     )
     print(result.summary)
     print(f"\nReport: {result.report}")
+
+
+@app.command
+def evaluate(
+    run_dir: Annotated[Path, Parameter(help="Folder of a run, e.g. runs/my_trial.")],
+    /,
+    *,
+    data_dir: Annotated[Path | None, Parameter(help="Folder of the data; default: that of the run.")] = None,
+    quiet: Annotated[bool, Parameter(help="No progress bars.", negative=())] = False,
+    options: Options | None = None,
+) -> None:
+    """Print every figure of a run's evaluation: rates, tests, calibration, groups; options change and renew it."""
+    from eo_cate.report import print_evaluation
+    from eo_cate.run import read_run, run_trial
+
+    config, known_dir = read_run(run_dir, _overrides(options))
+    result = run_trial(config, data_dir=data_dir or known_dir, run_dir=run_dir, progress=not quiet)
+    print(print_evaluation(result.inputs))
+    print(f"Report: {result.report}")
+
+
+@app.command
+def scale_search(
+    config_file: ConfigFile,
+    /,
+    *,
+    data_dir: DataDir = None,
+    run_dir: RunDir = None,
+    quiet: Annotated[bool, Parameter(help="No progress bars.", negative=())] = False,
+    options: Options | None = None,
+) -> None:
+    """Which scales? All scales together, then single scales, pairs and chosen sets: p that pay for the search."""
+    from eo_cate.run import search_trial
+
+    config = _read(config_file, options)
+    text, files = search_trial(
+        config,
+        data_dir=data_dir or config_file.parent,
+        run_dir=run_dir or Path("runs") / config.name,
+        progress=not quiet,
+    )
+    print(text)
+    print("\n".join(f"Wrote {path}" for path in files))
 
 
 @app.command

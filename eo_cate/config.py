@@ -150,10 +150,13 @@ class MultiscaleConfig(_Part):
         description="`concat`: side by side (the paper's); `concat_pca`: reduced per scale, on training sites only.",
     )
     components: PositiveInt = Field(10, description="concat_pca: principal components kept per scale.")
+    sets: tuple[tuple[PositiveInt, ...], ...] = Field(
+        (), description="scale search: sets of three scales or more, tried beside all single scales and pairs."
+    )
 
 
 class EstimatorsConfig(_Part):
-    """The causal forest; names and defaults are grf's."""
+    """The causal forest (names and defaults are grf's) and RidgeR, always side by side."""
 
     num_trees: int = Field(2000, ge=2, multiple_of=2, description="Trees per forest (an even number).")
     sample_fraction: float = Field(0.5, gt=0, lt=1, description="Share of the groups in each bag.")
@@ -162,17 +165,21 @@ class EstimatorsConfig(_Part):
         5, description="A child keeps at least twice as many units, and some of each arm."
     )
     honesty_fraction: float = Field(0.5, gt=0, lt=1, description="Share of a bag's groups that chooses the splits.")
+    ridge_kernel: Literal["rbf", "linear"] = Field("rbf", description="RidgeR: similarity between sites.")
+    ridge_degrees_of_freedom: float = Field(10.0, gt=0, description="RidgeR: at most a quarter of the sites are used.")
 
 
 class EvaluationConfig(_Part):
     """Is the ranking real?"""
 
     num_folds: Literal[3, 5] = Field(5, description="Sequential folds by group (3 is taken when groups are few).")
-    num_orders: PositiveInt = Field(
-        3, description="Fold orders; the figure reported is the middle one's. 20 in a paper."
-    )
+    num_orders: PositiveInt = Field(20, description="Fold orders of RidgeR; the figure reported is the middle one's.")
+    num_orders_forest: PositiveInt = Field(3, description="Fold orders of the forest, which takes longer.")
     num_replicates: int = Field(200, ge=2, description="Half-samples behind each standard error (500 in a paper).")
-    num_permutations: PositiveInt = Field(10, description="Shuffled-embedding controls.")
+    num_permutations: PositiveInt = Field(10, description="Shuffled-embedding controls (with RidgeR).")
+    num_draws: int = Field(
+        199, ge=19, description="Sign-flip draws of the refit, conditional and scale-search tests; 999 in a paper."
+    )
 
 
 class MapConfig(_Part):
@@ -219,6 +226,18 @@ class RunConfig(_Part):
         return {
             k: {} if v is None and k in ("multiscale", "estimators", "evaluation") else v for k, v in content.items()
         }
+
+    @model_validator(mode="after")
+    def _check_orders(self) -> RunConfig:
+        few, many = self.evaluation.num_orders_forest, self.evaluation.num_orders
+        if few > many:
+            raise ValueError(f"evaluation: num_orders_forest {few} exceeds num_orders {many}")
+        wrong = [list(s) for s in self.multiscale.sets if len(s) < 3 or not set(s) <= set(self.embeddings.scales)]
+        if wrong:
+            raise ValueError(
+                f"multiscale.sets: {wrong} are not three or more of the scales {list(self.embeddings.scales)}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check(self) -> RunConfig:

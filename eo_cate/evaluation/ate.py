@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from eo_cate.errors import EvaluationError
 from eo_cate.evaluation.scores import doubly_robust_scores
 from eo_cate.stats.checks import group_codes, propensity_vector, treatment_vector, vector, weights_vector
+from eo_cate.stats.vcov import fit_least_squares, mean_variance, several_groups
 from eo_cate.types import FloatArray, IntArray
 
 TARGET_SAMPLES = ("all", "treated", "control", "overlap")
@@ -41,9 +42,7 @@ class _Sample:
         return float(np.average(values, weights=self.weights))
 
     def variance(self, deviations: FloatArray) -> float:
-        """S(d): sum over groups of (sum o d)^2 / O^2, times G / (G - 1)."""
-        total = np.bincount(self.codes, weights=self.weights * deviations)
-        return float(np.sum(total**2) / self.weights.sum() ** 2 * len(total) / (len(total) - 1))
+        return mean_variance(deviations, self.weights, self.codes)
 
 
 def average_treatment_effect(
@@ -92,7 +91,7 @@ def average_treatment_effect(
         )
         estimate = sample.mean(scores)
         return AteResult(estimate, float(np.sqrt(sample.variance(scores - estimate))))
-    _check_arms(sample)
+    check_arms(sample.W, sample.weights)
     if target_sample == "overlap":
         return _overlap_effect(sample)
     return _arm_effect(sample, arm=1.0 if target_sample == "treated" else 0.0)
@@ -113,9 +112,7 @@ def _select(
     codes, _ = group_codes(groups, n)
     weights = weights_vector(sample_weights, n)
     rows = _subset_rows(subset, n)
-    codes, num_groups = group_codes(codes[rows], len(rows))
-    if num_groups < 2:
-        raise EvaluationError(f"{num_groups} group(s) among {len(rows)} units: a standard error needs at least 2")
+    codes, _ = several_groups(codes[rows], len(rows))
     return _Sample(
         Y=y[rows],
         W=treatment_vector(W, n)[rows],
@@ -141,12 +138,11 @@ def _subset_rows(subset: ArrayLike | None, n: int) -> IntArray:
     return chosen.astype(np.int64)
 
 
-def _check_arms(sample: _Sample) -> None:
-    for inside, name in ((sample.W == 1, "treated"), (sample.W == 0, "control")):
-        if sample.weights[inside].sum() <= 0:
-            raise EvaluationError(
-                f"there is no {name} unit with weight among {len(sample.W)} units: both arms are needed"
-            )
+def check_arms(W: FloatArray, weights: FloatArray) -> None:
+    """Refuse units that are all treated, or all controls."""
+    for inside, name in ((W == 1, "treated"), (W == 0, "control")):
+        if weights[inside].sum() <= 0:
+            raise EvaluationError(f"there is no {name} unit with weight among {len(W)} units: both arms are needed")
 
 
 def _arm_effect(sample: _Sample, *, arm: float) -> AteResult:
@@ -165,18 +161,13 @@ def _arm_effect(sample: _Sample, *, arm: float) -> AteResult:
 
 def _overlap_effect(sample: _Sample) -> AteResult:
     """Slope of Y - Y_hat on W - e, weighted; HC3 without clusters, HC1 by cluster with."""
-    o, n = sample.weights, len(sample.weights)
-    design = np.column_stack([np.ones(n), sample.W - sample.propensity])
-    bread = np.linalg.inv(design.T @ (o[:, None] * design))
-    outcome = sample.Y - sample.Y_hat
-    coefficients = bread @ (design.T @ (o * outcome))
-    residual = outcome - design @ coefficients
-    if sample.clustered:
-        num_groups = int(sample.codes.max()) + 1
-        factor = num_groups / (num_groups - 1) * (n - 1) / (n - design.shape[1])
-    else:
-        leverage = o * np.einsum("ij,jk,ik->i", design, bread, design)
-        residual, factor = residual / (1 - leverage), 1.0
-    slope_influence = (design @ bread[:, 1]) * o * residual
-    variance = factor * np.sum(np.bincount(sample.codes, weights=slope_influence) ** 2)
-    return AteResult(float(coefficients[1]), float(np.sqrt(variance)))
+    design = np.column_stack([np.ones(len(sample.W)), sample.W - sample.propensity])
+    fit = fit_least_squares(
+        design,
+        sample.Y - sample.Y_hat,
+        sample.weights,
+        sample.codes,
+        terms=("(Intercept)", "W - propensity"),
+        vcov="HC1" if sample.clustered else "HC3",
+    )
+    return AteResult(float(fit.coefficients[1]), float(fit.std_err[1]))

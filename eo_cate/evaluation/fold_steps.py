@@ -17,6 +17,8 @@ from eo_cate.stats.folds import choose_num_folds, group_folds
 from eo_cate.stats.nuisances import fit_nuisances
 from eo_cate.types import CateEstimator, FeatureBlocks, FloatArray, IntArray, as_blocks
 
+RISK_FOLDS = 3
+
 
 @dataclass(frozen=True)
 class FoldTask:
@@ -51,12 +53,15 @@ class FoldScores:
         Y - m_hat at the training rows, m_hat learnt from the other training groups.
     dr_scores : (n_test,) float64
         Gamma at the test rows, m_hat and tau_hat = ATE_hat from the training rows.
+    Y_hat : (n_test,) float64
+        m_hat at the test rows, from the training rows.
     ATE_hat : float
         Of the training rows.
     """
 
     Y_residual: FloatArray
     dr_scores: FloatArray
+    Y_hat: FloatArray
     ATE_hat: float
 
 
@@ -130,7 +135,24 @@ def score_fold(
     )
     m_hat = fit.predict(blocks.take(test), strata=None if labels is None else labels[test])
     dr_scores = doubly_robust_scores(y[test], w[test], propensity=e[test], Y_hat=m_hat, tau_hat=fit.ATE_hat)
-    return FoldScores(y[train] - fit.m_hat, dr_scores, fit.ATE_hat)
+    return FoldScores(y[train] - fit.m_hat, dr_scores, m_hat, fit.ATE_hat)
+
+
+@dataclass(frozen=True)
+class FoldRank:
+    """One configuration in one `FoldTask`.
+
+    Parameters
+    ----------
+    priorities : Priorities
+        Of the test rows, (n_test,).
+    r_risk : float
+        Weighted mean of (Y - m_hat - (W - e) tau_hat)^2 over the training rows, tau_hat learnt without the row's
+        group: what a model may be chosen by (METHODS.md, section 6).
+    """
+
+    priorities: Priorities
+    r_risk: float
 
 
 def rank_fold(
@@ -143,8 +165,8 @@ def rank_fold(
     propensity: ArrayLike,
     groups: ArrayLike,
     sample_weights: ArrayLike | None = None,
-) -> Priorities:
-    """Fit a copy of the estimator on the training rows and rank the test rows; priorities (n_test,).
+) -> FoldRank:
+    """Fit a copy of the estimator on the training rows and rank the test rows.
 
     The outcome given to it is Y - m_hat, which has the same tau: it needs no outcome model of its own.
 
@@ -155,26 +177,71 @@ def rank_fold(
     """
     n = len(X)
     train, test = task.train, task.test
-    labels: NDArray[Any] = np.asarray(groups)
-    fitted = copy.deepcopy(estimator)
-    fitted.fit(
-        _take(X, train),
-        scores.Y_residual,
-        treatment_vector(W, n)[train],
+    data = _Training(
+        X=_take(X, train),
+        Y=scores.Y_residual,
+        W=treatment_vector(W, n)[train],
         propensity=propensity_vector(propensity, n)[train],
         sample_weights=None if sample_weights is None else weights_vector(sample_weights, n)[train],
         groups=group_codes(groups, n)[0][train],
     )
-    values = np.asarray(fitted.predict(_take(X, test)), dtype=np.float64)
-    if values.shape != test.shape:
-        raise EvaluationError(f"{type(estimator).__name__}.predict gave {values.shape}, {test.shape} is needed")
+    fitted = data.fit(estimator)
+    values = _check_predictions(fitted.predict(_take(X, test)), estimator, task)
+    tau_hat = fitted.oob().tau_hat if hasattr(fitted, "oob") else _cross_fit(estimator, data, seed=task.seed)
+    residual = data.Y - (data.W - data.propensity) * tau_hat
+    seen = np.isfinite(residual)
+    omega = None if data.sample_weights is None else data.sample_weights[seen]
+    r_risk = float(np.average(residual[seen] ** 2, weights=omega)) if seen.any() else np.inf
+    return FoldRank(Priorities(values, np.unique(np.asarray(groups)[train])), r_risk)
+
+
+@dataclass(frozen=True)
+class _Training:
+    X: FeatureBlocks | NDArray[Any]
+    Y: FloatArray
+    W: FloatArray
+    propensity: FloatArray
+    sample_weights: FloatArray | None
+    groups: IntArray
+
+    def fit(self, estimator: CateEstimator, rows: IntArray | None = None) -> Any:
+        """A copy of the estimator, fitted on some rows (all of them when absent)."""
+        rows = np.arange(len(self.Y), dtype=np.int64) if rows is None else rows
+        fitted: Any = copy.deepcopy(estimator)
+        fitted.fit(
+            _take(self.X, rows),
+            self.Y[rows],
+            self.W[rows],
+            propensity=self.propensity[rows],
+            sample_weights=None if self.sample_weights is None else self.sample_weights[rows],
+            groups=self.groups[rows],
+        )
+        return fitted
+
+
+def _cross_fit(estimator: CateEstimator, data: _Training, *, seed: int) -> FloatArray:
+    """tau_hat of the training rows by the fits without their fold of groups, for estimators without `oob`."""
+    folds = group_folds(data.groups, W=data.W, num_folds=RISK_FOLDS, seed=seed)
+    tau_hat = np.full(len(data.Y), np.nan)
+    for fold in range(RISK_FOLDS):
+        inside = np.flatnonzero(folds == fold)
+        fitted = data.fit(estimator, np.flatnonzero(folds != fold))
+        tau_hat[inside] = np.asarray(fitted.predict(_take(data.X, inside)), dtype=np.float64)
+    return tau_hat
+
+
+def _check_predictions(predicted: Any, estimator: CateEstimator, task: FoldTask) -> FloatArray:
+    values = np.asarray(predicted, dtype=np.float64)
+    name = type(estimator).__name__
+    if values.shape != task.test.shape:
+        raise EvaluationError(f"{name}.predict gave {values.shape}, {task.test.shape} is needed")
     bad = int((~np.isfinite(values)).sum())
     if bad:
         raise EvaluationError(
-            f"{type(estimator).__name__}.predict gave {bad} NaN or infinite values of {len(values)} in fold {task.fold}"
-            ": impute the features or choose an estimator that takes missing values"
+            f"{name}.predict gave {bad} NaN or infinite values of {len(values)} in fold {task.fold}: impute the "
+            "features or choose an estimator that takes missing values"
         )
-    return Priorities(values, np.unique(labels[train]))
+    return values
 
 
 def _take(X: FeatureBlocks | NDArray[Any], rows: IntArray) -> FeatureBlocks | NDArray[Any]:

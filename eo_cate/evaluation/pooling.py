@@ -94,90 +94,130 @@ def pool_folds(
     EvaluationError
         When the sequences disagree.
     """
-    if not len(tasks) == len(scores) == len(priorities) or not tasks:
-        raise EvaluationError(
-            f"{len(tasks)} tasks, {len(scores)} scores and {len(priorities)} priorities: give one of each per fold"
-        )
+    check_sequences(tasks, scores, priorities)
     labels: NDArray[Any] = np.asarray(groups)
     num_groups = group_codes(labels, len(labels))[1]
     weights = weights_vector(sample_weights, len(labels))
-    orders: dict[int, list[_FoldRate]] = {}
-    for place in sorted(range(len(tasks)), key=lambda i: (tasks[i].order, tasks[i].fold)):
-        task, dr_scores, ranking = tasks[place], scores[place].dr_scores, priorities[place]
+    orders: dict[int, list[FoldRate]] = {}
+    for task, score, ranking in by_fold(tasks, scores, priorities):
         inside, omega = labels[task.test], weights[task.test]
         fold = rate(
-            dr_scores, ranking, target=target, q=q, num_replicates=num_replicates,
+            score.dr_scores, ranking, target=target, q=q, num_replicates=num_replicates,
             sample_weights=omega, groups=inside, seed=task.seed,
         )  # fmt: skip
         std_err = float(fold.std_err[0])
         if num_groups < NULL_STD_ERR_BELOW:
             values = ranking.values if isinstance(ranking, Priorities) else ranking
-            under_null = null_std_err(dr_scores, values, target=target, sample_weights=omega, groups=inside)
+            under_null = null_std_err(score.dr_scores, values, target=target, sample_weights=omega, groups=inside)
             std_err = max(std_err, under_null)
-        orders.setdefault(task.order, []).append(_FoldRate(fold, std_err, float(omega.sum())))
-    if len({len(folds) for folds in orders.values()}) > 1:
-        counts = {order: len(folds) for order, folds in orders.items()}
-        raise EvaluationError(f"orders have unequal numbers of folds {counts}: pool complete orders only")
-    return _report_median(orders, target=target, num_groups=num_groups)
-
-
-@dataclass(frozen=True)
-class _FoldRate:
-    """RATE of one fold, the standard error used for it, and its weight in the pool."""
-
-    result: RateResult
-    std_err: float
-    weight: float
-
-
-def _report_median(orders: dict[int, list[_FoldRate]], *, target: str, num_groups: int) -> SequentialRate:
-    labels, pooled = list(orders), [_pool_order(folds) for folds in orders.values()]
-    estimates, std_errs = np.array([p[0] for p in pooled]), np.array([p[1] for p in pooled])
-    # A ranking with one distinct priority has estimate and standard error 0: no evidence, ratio 0.
-    ratios = np.divide(estimates, std_errs, out=np.zeros_like(estimates), where=std_errs > 0)
-    p_values = stats.norm.sf(ratios)
-    chosen = int(np.argsort(ratios, kind="stable")[(len(ratios) + 1) // 2 - 1])
-    estimate, std_err = float(estimates[chosen]), float(std_errs[chosen])
-    half_width = float(stats.t.ppf(0.975, INTERVAL_DF)) * std_err
+        orders.setdefault(task.order, []).append(FoldRate(float(fold.estimate[0]), std_err, float(omega.sum()), fold))
+    pooled = pool_orders(orders)
+    estimate, std_err = float(pooled.estimates[pooled.chosen]), float(pooled.std_errs[pooled.chosen])
+    p_values = stats.norm.sf(pooled.ratios)
     p = float(np.median(p_values))
-    folds = orders[labels[chosen]]
+    folds = orders[pooled.labels[pooled.chosen]]
     toc, toc_std_err = _pool_toc(folds)
     return SequentialRate(
         target=target,
         estimate=estimate,
         std_err=std_err,
-        ratio=float(ratios[chosen]),
+        ratio=float(pooled.ratios[pooled.chosen]),
         p=p,
         p_doubled=min(1.0, 2 * p),
-        interval=(estimate - half_width, estimate + half_width),
+        interval=interval_95(estimate, std_err),
         num_folds=len(folds) + 1,
-        num_orders=len(labels),
+        num_orders=len(orders),
         num_groups=num_groups,
-        order=labels[chosen],
+        order=pooled.labels[pooled.chosen],
         q=folds[0].result.q,
         toc=toc,
         toc_std_err=toc_std_err,
-        order_estimates=estimates,
-        order_std_errs=std_errs,
-        order_ratios=ratios,
+        order_estimates=pooled.estimates,
+        order_std_errs=pooled.std_errs,
+        order_ratios=pooled.ratios,
         order_p=p_values,
     )
 
 
-def _fold_weights(folds: list[_FoldRate]) -> FloatArray:
+@dataclass(frozen=True)
+class FoldRate:
+    """Estimate of one fold, the standard error used for it, its weight in the pool, and the RATE it comes from."""
+
+    estimate: float
+    std_err: float
+    weight: float
+    result: RateResult
+
+
+@dataclass(frozen=True)
+class PooledOrders:
+    """Figures per fold order, (num_orders,) each, and the place of the order that is reported."""
+
+    labels: tuple[int, ...]
+    estimates: FloatArray
+    std_errs: FloatArray
+    ratios: FloatArray
+    chosen: int
+
+
+def pool_orders(orders: dict[int, list[FoldRate]]) -> PooledOrders:
+    """Sum v_k estimate_k and sqrt(sum v_k^2 SE_k^2) of each order; reported: the ceil(half)-th smallest ratio.
+
+    Raises
+    ------
+    EvaluationError
+        When orders have unequal numbers of folds.
+    """
+    if len({len(folds) for folds in orders.values()}) > 1:
+        counts = {order: len(folds) for order, folds in orders.items()}
+        raise EvaluationError(f"orders have unequal numbers of folds {counts}: pool complete orders only")
+    pooled = [_pool_order(folds) for folds in orders.values()]
+    estimates, std_errs = np.array([p[0] for p in pooled]), np.array([p[1] for p in pooled])
+    # A ranking with one distinct priority has estimate and standard error 0: no evidence, ratio 0.
+    ratios = np.divide(estimates, std_errs, out=np.zeros_like(estimates), where=std_errs > 0)
+    chosen = int(np.argsort(ratios, kind="stable")[(len(ratios) + 1) // 2 - 1])
+    return PooledOrders(tuple(orders), estimates, std_errs, ratios, chosen)
+
+
+def interval_95(estimate: float, std_err: float) -> tuple[float, float]:
+    """Estimate +- t_30 std_err."""
+    half_width = float(stats.t.ppf(0.975, INTERVAL_DF)) * std_err
+    return estimate - half_width, estimate + half_width
+
+
+def check_sequences(*sequences: Sequence[Any]) -> None:
+    """Refuse tasks, scores and priorities of different lengths, or none.
+
+    Raises
+    ------
+    EvaluationError
+        Naming the lengths.
+    """
+    lengths = [len(sequence) for sequence in sequences]
+    if len(set(lengths)) > 1 or not lengths[0]:
+        raise EvaluationError(f"tasks, scores and priorities are {lengths} long: give one of each per fold")
+
+
+def by_fold(tasks: Sequence[FoldTask], *others: Sequence[Any]) -> list[tuple[Any, ...]]:
+    """Tasks and what belongs to them, by order and fold."""
+    places = sorted(range(len(tasks)), key=lambda i: (tasks[i].order, tasks[i].fold))
+    return [(tasks[i], *(other[i] for other in others)) for i in places]
+
+
+def _fold_weights(folds: list[FoldRate]) -> FloatArray:
     mass = np.array([fold.weight for fold in folds])
     share: FloatArray = mass / mass.sum()
     return share
 
 
-def _pool_order(folds: list[_FoldRate]) -> tuple[float, float]:
+def _pool_order(folds: list[FoldRate]) -> tuple[float, float]:
     """Pooled estimate sum v_k AUTOC_k and standard error sqrt(sum v_k^2 SE_k^2)."""
     v = _fold_weights(folds)
-    estimate = v @ np.array([fold.result.estimate[0] for fold in folds])
+    estimate = v @ np.array([fold.estimate for fold in folds])
     return float(estimate), float(np.linalg.norm(v * np.array([fold.std_err for fold in folds])))
 
 
-def _pool_toc(folds: list[_FoldRate]) -> tuple[FloatArray, FloatArray]:
+def _pool_toc(folds: list[FoldRate]) -> tuple[FloatArray, FloatArray]:
     v = _fold_weights(folds)
     toc: FloatArray = v @ np.stack([fold.result.toc[0] for fold in folds])
     errors = np.stack([fold.result.toc_std_err[0] for fold in folds])

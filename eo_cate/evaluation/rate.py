@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from eo_cate.errors import EvaluationError, LeakageError
+from eo_cate.evaluation.rate_kernel import replicate_statistics
 from eo_cate.stats.checks import finite_array, group_codes, vector, weights_vector
 from eo_cate.stats.half_samples import draw_half_samples
-from eo_cate.types import FloatArray, IntArray
+from eo_cate.types import BoolArray, FloatArray, IntArray
 
 TARGETS = ("AUTOC", "QINI")
 _ZERO = 1e-15
-_CHUNK = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -60,19 +60,39 @@ class RateResult:
 
 @dataclass(frozen=True)
 class _Ranking:
-    """Units in the order of treatment: ``order`` (n,), ``ties`` (T,) first positions of tied runs, ``sizes`` (T,)."""
+    """Units in the order of treatment: ``order`` (n,), and ``run_ends`` (n,), True at the last of each tied run."""
 
     order: IntArray
-    ties: IntArray
-    sizes: IntArray
+    run_ends: BoolArray
+
+    @property
+    def ties(self) -> IntArray:
+        """First position of each tied run, shape (T,)."""
+        return np.concatenate([[0], np.flatnonzero(self.run_ends)[:-1] + 1])
+
+    @property
+    def sizes(self) -> IntArray:
+        """Number of units of each tied run, shape (T,)."""
+        return np.diff(np.append(self.ties, len(self.order)))
 
     @property
     def has_ties(self) -> bool:
-        return len(self.ties) < len(self.order)
+        return not self.run_ends.all()
 
     @property
     def is_constant(self) -> bool:
-        return len(self.ties) == 1
+        return not self.run_ends[:-1].any()
+
+
+@dataclass(frozen=True)
+class _Units:
+    """Evaluation units in input order, each array (n,), and the half-samples of their groups, ``members`` (R, G)."""
+
+    scores: FloatArray
+    weights: FloatArray
+    is_weighted: bool
+    codes: NDArray[np.int32]
+    members: BoolArray
 
 
 def rate(
@@ -124,17 +144,12 @@ def rate(
     gives 0.
     """
     scores = vector("dr_scores", dr_scores)
-    values = _check_priorities(priorities, groups, len(scores))
-    codes, num_groups = group_codes(groups, len(scores))
-    weights = weights_vector(sample_weights, len(scores), codes=codes)
-    shares = _check_shares(q)
+    values = check_priorities(priorities, groups, len(scores))
+    shares = check_shares(q)
     check_target(target)
-    members = draw_half_samples(num_groups, num_replicates, seed=seed)
-
-    rankings = [rank_units(column) for column in values.T]
-    points = [_statistics(scores, weights[None, :], ranking, shares, target) for ranking in rankings]
-    replicates = [_replicate(scores, weights, codes, members, ranking, shares, target) for ranking in rankings]
-    point, replicate = _with_difference(points)[:, 0], _with_difference(replicates)
+    units = _draw_units(scores, sample_weights, groups, num_replicates, seed)
+    statistics = _with_difference([_statistics(units, column, shares, target) for column in values.T])
+    point, replicate = statistics[:, 0], statistics[:, 1:]
     std_err = _drop_dust(replicate.std(axis=1, ddof=1))
     point = _drop_dust(point)
     return RateResult(target, point[:, 0], std_err[:, 0], shares, point[:, 1:], std_err[:, 1:])
@@ -190,8 +205,9 @@ def rank_units(priority: FloatArray) -> _Ranking:
     """Sort by priority, largest first, equal priorities in input order."""
     order = np.argsort(-priority, kind="stable")
     ordered = priority[order]
-    ties = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
-    return _Ranking(order, ties, np.diff(np.append(ties, len(order))))
+    run_ends = np.ones(len(order), dtype=np.bool_)
+    np.not_equal(ordered[1:], ordered[:-1], out=run_ends[:-1])
+    return _Ranking(order, run_ends)
 
 
 def check_target(target: str) -> None:
@@ -200,7 +216,8 @@ def check_target(target: str) -> None:
         raise EvaluationError(f"`target` is {target!r}: choose one of {TARGETS}")
 
 
-def _check_priorities(priorities: ArrayLike | Priorities, groups: ArrayLike | None, length: int) -> FloatArray:
+def check_priorities(priorities: ArrayLike | Priorities, groups: ArrayLike | None, length: int) -> FloatArray:
+    """Priorities as (n, 1) or (n, 2); a `Priorities` must come from other groups than ``groups``."""
     if isinstance(priorities, Priorities):
         _check_disjoint(priorities.train_groups, groups)
         priorities = priorities.values
@@ -227,7 +244,8 @@ def _check_disjoint(train_groups: NDArray[Any], groups: ArrayLike | None) -> Non
         )
 
 
-def _check_shares(q: ArrayLike | None) -> FloatArray:
+def check_shares(q: ArrayLike | None) -> FloatArray:
+    """Shares treated, shape (Q,), in (0, 1]; .1, .2, ..., 1 when absent."""
     shares = np.arange(1, 11) / 10 if q is None else np.atleast_1d(vector("q", np.atleast_1d(np.asarray(q))))
     bad = int(((shares <= 0) | (shares > 1)).sum())
     if bad or not len(shares):
@@ -235,47 +253,35 @@ def _check_shares(q: ArrayLike | None) -> FloatArray:
     return shares
 
 
-def _replicate(
-    scores: FloatArray,
-    weights: FloatArray,
-    codes: IntArray,
-    members: NDArray[np.bool_],
-    ranking: _Ranking,
-    shares: FloatArray,
-    target: str,
-) -> FloatArray:
-    """[RATE, TOC(q)...] on each half-sample, shape (R, 1 + Q): units outside it get weight 0, the order is kept."""
-    step = max(1, _CHUNK // len(scores))
-    blocks = [members[start : start + step][:, codes] * weights for start in range(0, len(members), step)]
-    return np.concatenate([_statistics(scores, block, ranking, shares, target) for block in blocks])
+def _draw_units(
+    scores: FloatArray, sample_weights: ArrayLike | None, groups: ArrayLike | None, num_replicates: int, seed: int
+) -> _Units:
+    codes, num_groups = group_codes(groups, len(scores))
+    weights = weights_vector(sample_weights, len(scores), codes=codes)
+    members = draw_half_samples(num_groups, num_replicates, seed=seed)
+    return _Units(scores, weights, sample_weights is not None, codes.astype(np.int32), members)
 
 
-def _statistics(
-    scores: FloatArray, weights: FloatArray, ranking: _Ranking, shares: FloatArray, target: str
-) -> FloatArray:
-    """[RATE, TOC(q)...] under each row of weights (B, n), shape (B, 1 + Q)."""
-    draws, n = weights.shape
+def _statistics(units: _Units, priority: FloatArray, shares: FloatArray, target: str) -> FloatArray:
+    """[RATE, TOC(q)...] on all units, then on each half-sample, shape (1 + R, 1 + Q)."""
+    ranking = rank_units(priority)
     if ranking.is_constant:
-        return np.zeros((draws, 1 + len(shares)))
-    w = np.take(weights, ranking.order, axis=1)
-    gain = w * (scores - np.average(scores, weights=weights.sum(axis=0)))[ranking.order]
-    if ranking.has_ties:
-        gain = w * _share_within_ties(gain, w, ranking)
-    cumulated_w, cumulated = np.zeros((draws, n + 1)), np.zeros((draws, n + 1))
-    np.cumsum(w, axis=1, out=cumulated_w[:, 1:])
-    np.cumsum(gain, axis=1, out=cumulated[:, 1:])
-    total, mean = cumulated_w[:, -1], cumulated[:, -1] / cumulated_w[:, -1]
-
-    result = np.empty((draws, 1 + len(shares)))
-    for row in range(draws):
-        treated = shares * total[row]
-        result[row, 1:] = np.interp(treated, cumulated_w[row], cumulated[row]) / treated - mean[row]
-    positive = np.where(cumulated_w[:, 1:] > 0, cumulated_w[:, 1:], 1.0)
-    toc = cumulated[:, 1:] / positive - mean[:, None]
-    if target == "QINI":
-        toc *= cumulated_w[:, 1:] / total[:, None]
-    result[:, 0] = np.einsum("ij,ij->i", w, toc) / total
-    return result
+        return np.zeros((1 + len(units.members), 1 + len(shares)))
+    order, run_ends = ranking.order, ranking.run_ends
+    del ranking
+    mean = np.average(units.scores, weights=units.weights)
+    scores = units.scores[order]
+    scores -= mean
+    weights = units.weights[order] if units.is_weighted else units.weights
+    ordered = (scores, weights, units.codes[order], run_ends)
+    del order
+    everyone = np.ones((1, units.members.shape[1]), dtype=np.bool_)
+    return np.concatenate(
+        [
+            replicate_statistics(*ordered, members, shares=shares, is_autoc=target == "AUTOC")
+            for members in (everyone, units.members)
+        ]
+    )
 
 
 def _share_within_ties(weighted: FloatArray, weights: FloatArray, ranking: _Ranking) -> FloatArray:

@@ -12,7 +12,6 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from eo_cate.errors import EvaluationError
 from eo_cate.evaluation.autoc import autoc_columns
@@ -221,15 +220,12 @@ def _compute(shard: _Shard) -> dict[str, NDArray[Any]]:
     if shard.icc is not None:
         weights = weights / (1 + (weights - 1) * shard.icc)
     flip = problem.flip[rows.first]
-    with threadpool_limits(1, user_api="blas"):
-        if shard.given is None:
-            null = draw_rows(problem, rows, method=shard.method, seed=shard.seed, draws=shard.draws)
-            U = np.column_stack([u, null])
-        else:
-            U = _condition(shard, rows, u, weights, flip)
-        predictions = shard.learner.leave_out_predictions(
-            average_rows(shard.X, rows), U, flip_unit=flip, weights=weights
-        )
+    if shard.given is None:
+        null = draw_rows(problem, rows, method=shard.method, seed=shard.seed, draws=shard.draws)
+        U = np.column_stack([u, null])
+    else:
+        U = _condition(shard, rows, u, weights, flip)
+    predictions = shard.learner.leave_out_predictions(average_rows(shard.X, rows), U, flip_unit=flip, weights=weights)
     found = autoc_columns(U, predictions, weights)
     return {"statistic": np.array(found[0]), "null": found[1:]}
 

@@ -74,7 +74,7 @@ def sequential_rate(
             rank_fold(
                 estimator, X, W, task=task, scores=fold, propensity=propensity, groups=groups,
                 sample_weights=sample_weights,
-            )
+            ).priorities
         )  # fmt: skip
     return pool_folds(
         tasks, scores, priorities, groups=groups, sample_weights=sample_weights, target=target,

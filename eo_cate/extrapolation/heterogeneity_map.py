@@ -1,4 +1,4 @@
-"""The heterogeneity map: tau_hat over the cells, and how it compares with a known truth."""
+"""The heterogeneity map: tau_hat of the cells, and how it compares with a known truth."""
 
 from __future__ import annotations
 
@@ -7,53 +7,22 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
-import xarray as xr
 from scipy.stats import spearmanr
 
-from eo_cate.errors import EstimationError, EvaluationError
-from eo_cate.extrapolation.raster import raster_from_cells
-from eo_cate.types import BoolArray, CateEstimator, FeatureBlocks, FloatArray, Grid
+from eo_cate.errors import EvaluationError
+from eo_cate.types import BoolArray, CateEstimator, FeatureBlocks, FloatArray
 
 
-def predict_map(
-    estimator: CateEstimator, X: FeatureBlocks, cells: pd.DataFrame, grid: Grid, *, spacing_px: int
-) -> xr.Dataset:
-    """tau_hat of a fitted estimator at every cell.
+def predict_cells(estimator: CateEstimator, X: FeatureBlocks) -> dict[str, FloatArray]:
+    """tau_hat of a fitted estimator, (n,), and its std_err where ``predict`` has that option.
 
     A map has no households: ``X`` must be what the estimator was fitted on with image features alone. Which model that
     is, the caller decides.
-
-    Parameters
-    ----------
-    estimator : CateEstimator
-        Fitted. When its ``predict`` has the option ``std_err``, it returns (tau_hat, std_err), both (cell,).
-    X : FeatureBlocks
-        One row per cell, in the order of ``cells``.
-    cells : DataFrame
-        Columns row, col (pixel corners on ``grid``), from `cells.map_cells`.
-
-    Returns
-    -------
-    Dataset (y, x)
-        tau_hat and, where there is one, std_err (float32, units of the outcome; NaN outside the cells), on the grid of
-        `raster.map_grid`; attributes crs and transform.
-
-    Raises
-    ------
-    EstimationError
-        When X does not have one row per cell.
     """
-    if len(X) != len(cells):
-        raise EstimationError(f"the map has {len(cells)} cells, but X has {len(X)} rows: give one row per cell")
-    values = {name: value.astype(np.float32) for name, value in _predictions(estimator, X).items()}
-    return raster_from_cells(values, cells, grid, spacing_px=spacing_px)
-
-
-def _predictions(estimator: Any, X: FeatureBlocks) -> dict[str, FloatArray]:
-    if "std_err" not in inspect.signature(estimator.predict).parameters:
-        return {"tau_hat": np.asarray(estimator.predict(X))}
-    tau_hat, std_err = estimator.predict(X, std_err=True)
+    predict: Any = estimator.predict
+    if "std_err" not in inspect.signature(predict).parameters:
+        return {"tau_hat": np.asarray(predict(X))}
+    tau_hat, std_err = predict(X, std_err=True)
     return {"tau_hat": np.asarray(tau_hat), "std_err": np.asarray(std_err)}
 
 

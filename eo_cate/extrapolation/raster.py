@@ -15,7 +15,7 @@ from pyproj import Transformer
 from rasterio.io import MemoryFile
 from rasterio.windows import Window
 
-from eo_cate.errors import ImageryError
+from eo_cate.errors import EstimationError, ImageryError
 from eo_cate.store import write_atomic
 from eo_cate.types import FloatArray, Grid, IntArray
 
@@ -53,7 +53,17 @@ def raster_from_cells(
     Dataset (y, x)
         The variables, NaN outside the cells; coordinates are the cells' centres in projected metres; attributes crs
         and transform (six affine coefficients).
+
+    Raises
+    ------
+    EstimationError
+        When a variable does not have one value per cell.
     """
+    for name, value in values.items():
+        if value.shape != (len(cells),):
+            raise EstimationError(
+                f"the map has {len(cells)} cells, but {name} has shape {value.shape}: give one value per cell"
+            )
     target = map_grid(grid, cells, spacing_px=spacing_px)
     y, x = (((cells[axis] - cells[axis].min()) // spacing_px).to_numpy() for axis in ("row", "col"))
     layers = {}

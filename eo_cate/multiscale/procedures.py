@@ -121,6 +121,12 @@ class ConcatPCA:
         """tau_hat, shape (n,); ``options`` (such as ``std_err=True``) go to the estimator's `predict`."""
         return self.estimator.predict(self.reduce(_require_blocks(X)), **options)
 
+    @property
+    def oob(self) -> Any:
+        """The estimator's `oob`, where it has one; components were fitted on all training sites, without outcomes."""
+        estimator: Any = self.estimator
+        return estimator.oob
+
     def reduce(self, X: FeatureBlocks) -> FeatureBlocks:
         """The features that the estimator sees: components named e.g. ``image_16_pc0`` in place of wide blocks.
 

@@ -12,8 +12,29 @@ import pandas as pd
 
 from eo_cate.config import RunConfig
 from eo_cate.embeddings.encoders import encoder_spec
-from eo_cate.evaluation import FoldTask, Priorities, SequentialRate
-from eo_cate.report.inputs import RATE_COLUMNS, Toc
+from eo_cate.evaluation import (
+    ClanResult,
+    FoldTask,
+    GatesResult,
+    PairedContrast,
+    PolicyValue,
+    Priorities,
+    RefitTest,
+    RegressionResult,
+    SequentialRate,
+)
+from eo_cate.evaluation.ledger import ledger_p
+from eo_cate.report.inputs import (
+    CALIBRATION_COLUMNS,
+    CLAN_COLUMNS,
+    CONTRAST_COLUMNS,
+    GATES_COLUMNS,
+    POLICY_COLUMNS,
+    RATE_COLUMNS,
+    SEARCH_COLUMNS,
+    TEST_COLUMNS,
+    Toc,
+)
 from eo_cate.types import Trial
 
 PACKAGES = ("eo-cate", "econml", "numpy", "pandas", "rasterio", "scikit-learn", "scipy", "timm", "torch")
@@ -22,11 +43,12 @@ Rates = Mapping[str, Mapping[str, SequentialRate]]
 """Configuration -> target -> rate."""
 
 
-def rate_table(rates: Rates, *, roles: Mapping[str, str], estimators: Mapping[str, str]) -> pd.DataFrame:
-    """One row per configuration and target, columns `RATE_COLUMNS`."""
+def rate_table(rates: Mapping[str, Rates], *, controls: Sequence[str]) -> pd.DataFrame:
+    """One row per estimator, configuration and target, columns `RATE_COLUMNS`."""
     rows = [
-        _rate_row(name, target, found) | {"role": roles[name], "estimator": estimators[name]}
-        for name, by_target in rates.items()
+        _rate_row(name, target, found) | {"role": "control" if name in controls else "result", "estimator": estimator}
+        for estimator, by_name in rates.items()
+        for name, by_target in by_name.items()
         for target, found in by_target.items()
     ]
     return pd.DataFrame(rows, columns=list(RATE_COLUMNS))
@@ -49,6 +71,19 @@ def _rate_row(name: str, target: str, found: SequentialRate) -> dict[str, Any]:
     }
 
 
+def missing_rates(
+    configuration: str, *, estimators: Sequence[str], targets: Sequence[str], groups: int
+) -> pd.DataFrame:
+    """Rows of one configuration without figures, columns `RATE_COLUMNS`: too few groups for an interval."""
+    rows = [
+        {"configuration": configuration, "target": target, "estimator": estimator, "role": "result"}
+        | {"folds": 0, "groups": groups, "orders": 0}
+        for estimator in estimators
+        for target in targets
+    ]
+    return pd.DataFrame(rows, columns=list(RATE_COLUMNS))
+
+
 def placebo_rows(placebo: Rates, *, estimator: str) -> pd.DataFrame:
     """The control `shuffled`, one row per target: means over the permutations, the median p, no interval."""
     rows = []
@@ -62,6 +97,84 @@ def placebo_rows(placebo: Rates, *, estimator: str) -> pd.DataFrame:
             | means | missing | counts | {"p": float(draws["p"].median())}
         )  # fmt: skip
     return pd.DataFrame(rows, columns=list(RATE_COLUMNS))
+
+
+def test_row(question: str, configuration: str, given: str, test: RefitTest, *, tried: int) -> dict[str, Any]:
+    """A refit test of one configuration, columns `TEST_COLUMNS`."""
+    values = (
+        question, configuration, given, test.learner, float(test.statistic[0]), test.p,
+        ledger_p(test.p, tried=tried, corrected=1), test.num_draws, test.num_flip_units,
+    )  # fmt: skip
+    return dict(zip(TEST_COLUMNS, values, strict=True))
+
+
+def contrast_row(first: str, second: str, estimator: str, found: PairedContrast, chosen: str = "") -> dict[str, Any]:
+    """A paired difference, columns `CONTRAST_COLUMNS`."""
+    values = (
+        first, second, estimator, found.target, found.estimate, found.std_err, found.ratio, found.p, *found.interval,
+        found.first, found.second, found.num_orders, chosen,
+    )  # fmt: skip
+    return dict(zip(CONTRAST_COLUMNS, values, strict=True))
+
+
+def _figures(found: SequentialRate | None) -> tuple[float, float, float]:
+    return (np.nan, np.nan, np.nan) if found is None else (found.estimate, found.std_err, found.ratio)
+
+
+def search_table(
+    sets: Mapping[str, Sequence[int]], family: RefitTest, rates: Mapping[str, SequentialRate], *, tried: int
+) -> pd.DataFrame:
+    """One row per set of scales, columns `SEARCH_COLUMNS`."""
+    rows = []
+    for i, name in enumerate(family.configurations):
+        paid = ledger_p(float(family.adjusted_p[i]), tried=tried, corrected=len(family.configurations))
+        values = (
+            name, "+".join(map(str, sets[name])), float(family.statistic[i]), float(family.single_p[i]),
+            float(family.adjusted_p[i]), paid, *_figures(rates.get(name)),
+        )  # fmt: skip
+        rows.append(dict(zip(SEARCH_COLUMNS, values, strict=True)))
+    return pd.DataFrame(rows, columns=list(SEARCH_COLUMNS))
+
+
+def calibration_rows(configuration: str, estimator: str, found: RegressionResult) -> list[dict[str, Any]]:
+    """The calibration test, one row per term, columns `CALIBRATION_COLUMNS`."""
+    figures = zip(found.terms, found.estimate, found.std_err, found.t, found.p, strict=True)
+    return [dict(zip(CALIBRATION_COLUMNS, (configuration, estimator, *row), strict=True)) for row in figures]
+
+
+def gates_rows(configuration: str, estimator: str, found: GatesResult) -> list[dict[str, Any]]:
+    """Average effects by fifth, and top less bottom, columns `GATES_COLUMNS`."""
+    rows: list[tuple[Any, ...]] = [
+        (
+            str(k + 1), int(found.num_units[k]), found.estimate[k], found.std_err[k], *found.interval[k],
+            *found.joint_interval[k],
+        )
+        for k in range(len(found.estimate))
+    ]  # fmt: skip
+    ends = int(found.num_units[0] + found.num_units[-1])
+    rows.append(
+        ("difference", ends, found.difference, found.difference_std_err, *found.difference_interval, np.nan, np.nan)
+    )
+    return [dict(zip(GATES_COLUMNS, (configuration, estimator, *row), strict=True)) for row in rows]
+
+
+def clan_rows(estimator: str, found: ClanResult, *, units: int) -> list[dict[str, Any]]:
+    """Covariates of the top and bottom fifth, columns `CLAN_COLUMNS`; missing among those ``units``."""
+    missing = units - found.num_top - found.num_bottom
+    figures = zip(
+        found.names, found.top, found.bottom, found.difference, found.std_err, found.p, found.adjusted_p, missing,
+        strict=True,
+    )  # fmt: skip
+    return [dict(zip(CLAN_COLUMNS, (estimator, *row), strict=True)) for row in figures]
+
+
+def policy_rows(configuration: str, estimator: str, found: PolicyValue) -> list[dict[str, Any]]:
+    """Value of treating the best share, columns `POLICY_COLUMNS`."""
+    figures = zip(
+        found.q, found.value, found.value_std_err, found.over_random, found.over_random_std_err, found.over_all,
+        found.over_all_std_err, strict=True,
+    )  # fmt: skip
+    return [dict(zip(POLICY_COLUMNS, (configuration, estimator, *row), strict=True)) for row in figures]
 
 
 def toc_of(found: SequentialRate) -> Toc:

@@ -1,4 +1,4 @@
-"""Figures of the RATE, the TOC curves, and estimates against the truth."""
+"""Figures of the RATE, and of estimates against the truth."""
 
 from __future__ import annotations
 
@@ -8,131 +8,123 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from eo_cate.report.format import decimals_for, fmt, fmt_p
 from eo_cate.report.inputs import ReportInputs
-from eo_cate.report.style import BLUE, GREEN, GREY, INK, ORANGE, PALE, PURPLE, SKY, VERMILLION, new_figure
+from eo_cate.report.rows import Row, estimator_name, estimators_of, headline_name, ordered_configurations, rate_rows
+from eo_cate.report.style import BLUE, ESTIMATOR_LOOKS, GREY, INK, ORANGE, PALE, TRUTH_LOOK, new_figure
 from eo_cate.report.tables import truth_table
-from eo_cate.report.words import decimals_for, fmt, fmt_p, headline_row, rate_rows
 
-NORMAL_95 = 1.959964
 ONE_SIDED_5 = 1.644854
-_SINGLE_STYLES = ((ORANGE, (0, (5, 2))), (SKY, (0, (3, 1.5))), (PURPLE, (0, (1, 1.2))), (GREEN, (0, (7, 2, 1, 2))))
-_TEXT_COLUMNS = (1.13, 1.34)  # right edges of the figures beside the ratios, in widths of the panel
-_FIRST_Q = 0.1  # below, a TOC is the mean of a few units: drawn, but it does not set the axis
+_OFFSET = 0.17  # between the two estimators of a line
 
 
 def draw_rates(inputs: ReportInputs) -> Figure:
-    """Estimates with intervals (left) and RATE ratios with the placebo band (right); results above, controls below."""
-    results, controls = rate_rows(inputs, role="result"), rate_rows(inputs, role="control")
-    rows = results + controls
-    heights = -np.arange(len(rows), dtype=float) - 0.8 * (np.arange(len(rows)) >= len(results))
-    figure = new_figure(1.5 + 0.34 * (len(rows) + 1))
-    left, right = figure.subplots(1, 2, sharey=True, width_ratios=[1.15, 1], gridspec_kw={"wspace": 0.08})
-    _draw_estimates(left, rows, heights, headline_row(inputs)["configuration"])
-    _draw_ratios(right, rows, heights, inputs)
-    several = len({row["estimator"] for row in rows if row["configuration"] != "oracle"}) > 1
-    labels = [f"{row['configuration']} ({row['estimator']})" if several else row["configuration"] for row in rows]
-    left.set_yticks(heights, labels)
-    left.set_ylim(heights[-1] - 0.7, 0.7)
-    for axes in (left, right):
+    """Estimates with intervals (left), RATE ratios with the placebo band and their figures (right).
+
+    One line per configuration, one marker per estimator; results above, controls below.
+    """
+    results, controls = (ordered_configurations(inputs, role) for role in ("result", "control"))
+    names = [name for name in (*results, *controls) if any(r["configuration"] == name for r in rate_rows(inputs))]
+    heights = {name: -1.0 * i - 0.9 * (name in controls) * bool(results) for i, name in enumerate(names)}
+    figure = new_figure(1.9 + 0.42 * (len(names) + 1), width_in=10.0)
+    left, right, text = figure.subplots(1, 3, sharey=True, width_ratios=[1.1, 1.0, 0.82], gridspec_kw={"wspace": 0.04})
+    rows = [row | {"height": heights[row["configuration"]] + _offset(inputs, row)} for row in rate_rows(inputs)]
+    _draw_estimates(left, rows)
+    _draw_ratios(right, rows, inputs)
+    _write_figures(text, rows, heights, inputs)
+    left.set_yticks(list(heights.values()), list(heights))
+    for label, name in zip(left.get_yticklabels(), heights, strict=True):
+        label.set_fontweight("bold" if name == headline_name(inputs) else "normal")
+    left.set_ylim(min(heights.values()) - 0.7, 0.75)
+    for axes in (left, right, text):
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
+        axes.axhspan(heights[headline_name(inputs)] - 0.45, heights[headline_name(inputs)] + 0.45, color="#FBF3E6",
+                     zorder=-2, lw=0) if headline_name(inputs) in heights else None  # fmt: skip
         if controls and results:
-            axes.axhline(-len(results) + 0.1, color=GREY, lw=0.8)
-            axes.text(0.004, -len(results) - 0.13, "controls", color=GREY, fontsize=8.5, ha="left", va="center",
-                      transform=axes.get_yaxis_transform()) if axes is left else None  # fmt: skip
+            axes.axhline(-len(results) + 0.05, color=GREY, lw=0.8)
+    if controls and results:
+        left.text(0.004, -len(results) - 0.28, "controls", color=GREY, fontsize=8.5, ha="left", va="center",
+                  transform=left.get_yaxis_transform())  # fmt: skip
+    _add_legend(figure, inputs, right)
     return figure
 
 
-def _colour(row: dict[str, Any], headline: str) -> str:
-    if row["configuration"] == headline:
-        return VERMILLION
-    return BLUE if row["role"] == "result" else GREEN if row["configuration"] == "oracle" else GREY
+def _offset(inputs: ReportInputs, row: Row) -> float:
+    """RidgeR above, the forest below the line; alone on it, a marker sits in the middle."""
+    own = [r["estimator"] for r in rate_rows(inputs) if r["configuration"] == row["configuration"]]
+    order = [name for name in estimators_of(inputs) if name in own]
+    if len(order) < 2 or row["estimator"] not in order:
+        return 0.0
+    return _OFFSET * (1 - 2 * order.index(row["estimator"]) / (len(order) - 1))
 
 
-def _draw_estimates(axes: Axes, rows: list[dict[str, Any]], heights: Any, headline: str) -> None:
-    for row, height in zip(rows, heights, strict=True):
-        colour = _colour(row, headline)
-        axes.plot([row["low"], row["high"]], [height, height], color=colour, lw=1.8, solid_capstyle="butt")
-        face = colour if row["role"] == "result" else "white"
-        axes.plot(row["estimate"], height, "o", color=colour, markerfacecolor=face, ms=6.5, mew=1.6)
+def _look(row: Row) -> dict[str, Any]:
+    colour, marker = ESTIMATOR_LOOKS.get(row["estimator"], TRUTH_LOOK)
+    face = colour if row["role"] == "result" else "white"
+    return {"color": colour, "marker": marker, "markerfacecolor": face, "ms": 6.2, "mew": 1.5, "ls": "none"}
+
+
+def _draw_estimates(axes: Axes, rows: list[Row]) -> None:
+    for row in rows:
+        look = _look(row)
+        axes.plot([row["low"], row["high"]], [row["height"]] * 2, color=look["color"], lw=1.7, solid_capstyle="butt")
+        axes.plot(row["estimate"], row["height"], **look)
     axes.axvline(0, color=INK, lw=0.9, zorder=0)
     axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.set_title("AUTOC with 95 % interval")
     axes.set_xlabel("units of the outcome")
 
 
-def _draw_ratios(axes: Axes, rows: list[dict[str, Any]], heights: Any, inputs: ReportInputs) -> None:
+def _draw_ratios(axes: Axes, rows: list[Row], inputs: ReportInputs) -> None:
     shuffled = inputs.shuffled_ratios[np.isfinite(inputs.shuffled_ratios)]
     if len(shuffled):
-        label = f"range of {len(shuffled)} shuffled embeddings"
-        axes.axvspan(shuffled.min(), shuffled.max(), color=PALE, zorder=0, label=label, lw=0)
-    headline = headline_row(inputs)["configuration"]
-    for row, height in zip(rows, heights, strict=True):
-        colour = _colour(row, headline)
-        face = colour if row["role"] == "result" else "white"
+        axes.axvspan(shuffled.min(), shuffled.max(), color=PALE, zorder=-1, lw=0)
+    for row in rows:
         if row["configuration"] == "shuffled":
-            axes.plot(shuffled, np.full(len(shuffled), height), "|", color=GREY, ms=9, mew=1.1)
-        axes.plot(row["ratio"], height, "o", color=colour, markerfacecolor=face, ms=6.5, mew=1.6)
-        figures = (fmt(row["ratio"], 2), fmt_p(row["p"]))
-        for x, text in zip(_TEXT_COLUMNS, figures, strict=True):
-            axes.text(x, height, text, ha="right", va="center", color=INK, transform=axes.get_yaxis_transform())
-    for x, text in zip(_TEXT_COLUMNS, ("ratio", "p"), strict=True):
-        axes.text(x, 0.95, text, ha="right", va="center", color=GREY, transform=axes.get_yaxis_transform())
+            axes.plot(shuffled, np.full(len(shuffled), row["height"]), "|", color=GREY, ms=9, mew=1.1)
+        axes.plot(row["ratio"], row["height"], **_look(row))
     axes.axvline(0, color=INK, lw=0.9, zorder=0.5)
-    axes.axvline(ONE_SIDED_5, color=INK, lw=0.9, ls=(0, (4, 3)), zorder=0.5, label="1.64: one-sided 5 %")
+    axes.axvline(ONE_SIDED_5, color=INK, lw=0.9, ls=(0, (4, 3)), zorder=0.5)
+    axes.margins(x=0.06)
     axes.set_title("RATE ratio")
     axes.set_xlabel("estimate / standard error")
-    axes.figure.legend(loc="outside lower center", ncols=2, fontsize=9)
 
 
-def draw_toc(inputs: ReportInputs) -> Figure:
-    """TOC curves: how much more the best-ranked share gains than everybody, with a clustered and a placebo band."""
-    figure = new_figure(4.6)
-    axes = figure.subplots()
-    first = next(iter(inputs.tocs.values()))
-    seen: list[np.ndarray] = [np.zeros(1)]
-    if inputs.placebo_tocs is not None and len(inputs.placebo_tocs):
-        low, high = inputs.placebo_tocs.min(axis=0), inputs.placebo_tocs.max(axis=0)
-        label = f"range of {len(inputs.placebo_tocs)} shuffled embeddings"
-        axes.fill_between(first.q, low, high, color=PALE, lw=0, label=label)
-        seen += [low[first.q >= _FIRST_Q], high[first.q >= _FIRST_Q]]
-    band = next((n for n in ("image_multi", "image_multi+tabular") if n in inputs.tocs), None)
-    if band is not None:
-        curve = inputs.tocs[band]
-        low, high = curve.toc - NORMAL_95 * curve.std_err, curve.toc + NORMAL_95 * curve.std_err
-        label = f"{band}: pointwise 95 %, clustered"
-        axes.fill_between(curve.q, low, high, color=BLUE, alpha=0.16, lw=0, label=label)
-        seen += [low[curve.q >= _FIRST_Q], high[curve.q >= _FIRST_Q]]
-    for name, look in _toc_looks(inputs).items():
-        curve = inputs.tocs[name]
-        axes.plot(curve.q, curve.toc, label=name, **look)
-        seen.append(curve.toc[curve.q >= _FIRST_Q])
-    values = np.concatenate(seen)
-    values = values[np.isfinite(values)]
-    margin = 0.06 * (np.ptp(values) or 1.0)
-    axes.set(xlim=(0, 1), ylim=(values.min() - margin, values.max() + margin))
-    axes.axhline(0, color=INK, lw=0.9)
-    axes.set_xlabel("share of units treated, best-ranked first (q)")
-    axes.set_ylabel("extra effect over treating all\n(units of the outcome)")
-    figure.legend(loc="outside lower center", ncols=3, fontsize=9)
-    return figure
+def _write_figures(axes: Axes, rows: list[Row], heights: dict[str, float], inputs: ReportInputs) -> None:
+    """Ratio and p of every estimator as columns of text."""
+    estimators = estimators_of(inputs)
+    axes.set(xlim=(0, 1), xticks=[])
+    axes.spines["bottom"].set_visible(False)
+    edges = np.linspace(0.0, 1.0, 2 * len(estimators) + 1)[1:]
+    for j, estimator in enumerate(estimators):
+        colour = ESTIMATOR_LOOKS.get(estimator, TRUTH_LOOK)[0]
+        for edge, word in zip(edges[2 * j : 2 * j + 2], ("ratio", "p"), strict=True):
+            axes.text(edge, 0.62, word, ha="right", va="center", color=colour, fontsize=9)
+        axes.text(edges[2 * j + 1], 1.0, estimator_name(estimator), ha="right", va="bottom", color=colour,
+                  fontsize=10.5, fontweight="bold", transform=axes.get_xaxis_transform())  # fmt: skip
+    for row in rows:
+        j = estimators.index(row["estimator"]) if row["estimator"] in estimators else 0
+        for edge, word in zip(edges[2 * j : 2 * j + 2], (fmt(row["ratio"], 2), fmt_p(row["p"])), strict=True):
+            axes.text(edge, heights[row["configuration"]], word, ha="right", va="center",
+                      color=INK if row["estimator"] in estimators else TRUTH_LOOK[0])  # fmt: skip
 
 
-def _toc_looks(inputs: ReportInputs) -> dict[str, dict[str, Any]]:
-    """Line styles by configuration; colour is never the only difference."""
-    singles = [name for name in inputs.tocs if name.removeprefix("image_").isdigit()]
-    looks: dict[str, dict[str, Any]] = {}
-    for j, name in enumerate(singles):
-        colour, dashes = _SINGLE_STYLES[j % len(_SINGLE_STYLES)]
-        looks[name] = {"color": colour, "ls": dashes, "lw": 1.7}
-    fixed: dict[str, dict[str, Any]] = {
-        "image_multi": {"color": BLUE, "lw": 2.4},
-        "image_multi+tabular": {"color": VERMILLION, "lw": 2.0, "ls": (0, (8, 2))},
-        "tabular": {"color": INK, "lw": 1.5, "ls": (0, (1, 1))},
-    }
-    return looks | {name: look for name, look in fixed.items() if name in inputs.tocs}
+def _add_legend(figure: Figure, inputs: ReportInputs, axes: Axes) -> None:
+    entries: list[Any] = []
+    kinds = [*estimators_of(inputs), *(["truth"] if "truth" in set(inputs.rates["estimator"]) else [])]
+    for estimator in kinds:
+        colour, marker = ESTIMATOR_LOOKS.get(estimator, TRUTH_LOOK)
+        entries.append(Line2D([], [], color=colour, marker=marker, ls="none", ms=6.2, label=estimator_name(estimator)))
+    entries.append(Line2D([], [], color=INK, lw=0.9, ls=(0, (4, 3)), label="1.64: one-sided 5 %"))
+    number = int(np.isfinite(inputs.shuffled_ratios).sum())
+    if number:
+        entries.append(Patch(color=PALE, lw=0, label=f"range of {number} shuffled embeddings (RidgeR)"))
+    figure.legend(handles=entries, loc="outside lower center", ncols=len(entries), fontsize=9, columnspacing=1.4)
 
 
 def draw_truth(inputs: ReportInputs) -> Figure:
@@ -156,6 +148,8 @@ def draw_truth(inputs: ReportInputs) -> Figure:
         axes.set_title(
             f"{row['configuration']}\ncorrelation {fmt(row['correlation'], 2)}, RMSE {fmt(row['rmse'], places)}"
         )
+    for axes in panels[max(0, len(rows) - columns) : len(rows)]:
+        axes.tick_params(labelbottom=True)  # the lowest panel of each column, also above an empty place
     for axes in panels[len(rows) :]:
         axes.set_visible(False)
     figure.supxlabel("true effect", fontsize=10)

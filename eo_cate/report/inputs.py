@@ -18,6 +18,36 @@ RATE_COLUMNS = (
     "configuration", "target", "estimator", "role", "estimate", "std_err", "ratio", "p", "p_doubled", "low", "high",
     "folds", "groups", "orders",
 )  # fmt: skip
+TEST_COLUMNS = (
+    "question", "configuration", "given", "learner", "statistic", "p", "p_ledger", "draws", "flip_units",
+)  # fmt: skip
+CONTRAST_COLUMNS = (
+    "first", "second", "estimator", "target", "estimate", "std_err", "ratio", "p", "low", "high", "first_estimate",
+    "second_estimate", "orders", "chosen",
+)  # fmt: skip
+SEARCH_COLUMNS = (
+    "configuration", "scales", "statistic", "p", "adjusted_p", "p_ledger", "estimate", "std_err", "ratio",
+)  # fmt: skip
+CALIBRATION_COLUMNS = ("configuration", "estimator", "term", "estimate", "std_err", "t", "p")
+GATES_COLUMNS = (
+    "configuration", "estimator", "group", "units", "estimate", "std_err", "low", "high", "joint_low", "joint_high",
+)  # fmt: skip
+CLAN_COLUMNS = (
+    "estimator", "covariate", "top", "bottom", "difference", "std_err", "p", "adjusted_p", "missing",
+)  # fmt: skip
+POLICY_COLUMNS = (
+    "configuration", "estimator", "q", "value", "std_err", "over_random", "over_random_std_err", "over_all",
+    "over_all_std_err",
+)  # fmt: skip
+TABLES = {
+    "tests": TEST_COLUMNS,
+    "contrasts": CONTRAST_COLUMNS,
+    "search": SEARCH_COLUMNS,
+    "calibration": CALIBRATION_COLUMNS,
+    "gates": GATES_COLUMNS,
+    "clan": CLAN_COLUMNS,
+    "policy": POLICY_COLUMNS,
+}
 SUMMARY_KEYS = ("units", "sites", "clusters", "groups", "strata", "treated_share", "dropped", "covariates")
 COVARIATE_KEYS = ("name", "missing", "mean_treated", "mean_control", "standardized_difference")
 SOURCE_COLUMNS = ("what", "origin", "licence", "credit", "sha256")
@@ -49,12 +79,25 @@ class ReportInputs:
     rates : DataFrame
         One row per configuration, target and estimator, columns `RATE_COLUMNS`; ``role`` is ``result`` or ``control``;
         NaN where a figure does not exist.
-    tocs : dict of str -> Toc
-        One curve per configuration, all at the same ``q``.
+    tocs : dict of str -> dict of str -> Toc
+        Estimator -> configuration -> curve, all at the same ``q``.
     placebo_tocs : (P, Q) or None
         Curves of embeddings permuted over sites.
     shuffled_ratios : (P,)
         AUTOC ratios of the permutations.
+    tests : DataFrame
+        Refit tests, columns `TEST_COLUMNS`; ``given`` is empty where nothing was held fixed.
+    contrasts : DataFrame
+        Paired differences of RATE, columns `CONTRAST_COLUMNS`; the honest gain over a single scale has ``second`` =
+        ``chosen single`` and the shares of the folds in ``chosen``.
+    search : DataFrame
+        Scale search, columns `SEARCH_COLUMNS`: p and adjusted p by refit test, sequential AUTOC with RidgeR.
+    search_p : dict
+        ``everything`` (one test of all scales), ``family`` (max-T), ``draws``, ``tried``, ``corrected``.
+    calibration, gates, clan, policy : DataFrame
+        Of out-of-group tau_hat of the pre-specified configuration, by estimator; columns `CALIBRATION_COLUMNS`,
+        `GATES_COLUMNS` (group 1 is the lowest fifth; a last row ``difference`` is top less bottom), `CLAN_COLUMNS`
+        (covariate means in the top and bottom fifth), `POLICY_COLUMNS` (treating the best share q).
     map : Dataset or None
         (y, x): ``tau_hat``, ``std_err`` and, in simulations, ``true_effect``; coordinates are cell centres in the
         units of ``attrs["crs"]``.
@@ -79,9 +122,17 @@ class ReportInputs:
     summary: Mapping[str, Any]
     ate: tuple[float, float]
     rates: pd.DataFrame
-    tocs: Mapping[str, Toc] = field(default_factory=dict)
+    tocs: Mapping[str, Mapping[str, Toc]] = field(default_factory=dict)
     placebo_tocs: FloatArray | None = None
     shuffled_ratios: FloatArray = field(default_factory=lambda: np.empty(0))
+    tests: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(TEST_COLUMNS)))
+    contrasts: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(CONTRAST_COLUMNS)))
+    search: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(SEARCH_COLUMNS)))
+    search_p: Mapping[str, float] = field(default_factory=dict)
+    calibration: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(CALIBRATION_COLUMNS)))
+    gates: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(GATES_COLUMNS)))
+    clan: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(CLAN_COLUMNS)))
+    policy: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(POLICY_COLUMNS)))
     map: xr.Dataset | None = None
     map_check: Mapping[str, float] | None = None
     truth: pd.DataFrame | None = None
@@ -92,6 +143,8 @@ class ReportInputs:
 
     def __post_init__(self) -> None:
         _require("rates", RATE_COLUMNS, self.rates.columns)
+        for name, columns in TABLES.items():
+            _require(name, columns, getattr(self, name).columns)
         _require("summary", SUMMARY_KEYS, self.summary)
         for row in self.summary["covariates"]:
             _require("summary['covariates']", COVARIATE_KEYS, row)
@@ -120,8 +173,9 @@ class ReportInputs:
             )
 
     def _check_tocs(self) -> None:
-        grids = [curve.q for curve in self.tocs.values()]
-        for name, curve in self.tocs.items():
+        curves = {f"{name} ({e})": curve for e, found in self.tocs.items() for name, curve in found.items()}
+        grids = [curve.q for curve in curves.values()]
+        for name, curve in curves.items():
             if not len(curve.q) == len(curve.toc) == len(curve.std_err) or not np.array_equal(curve.q, grids[0]):
                 raise EoCateError(
                     f"report: the TOC of {name} is not on the same q as the others ({len(grids[0])} points)"

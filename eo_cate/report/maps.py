@@ -14,12 +14,12 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from pyproj import CRS, Geod
 
+from eo_cate.report.format import fmt_p
 from eo_cate.report.inputs import ReportInputs
+from eo_cate.report.rows import Row, estimator_name, map_guards, map_warning
 from eo_cate.report.style import DIVERGING, GREY, INK, WIDTH_IN, new_figure
-from eo_cate.report.words import fmt_p, map_guards, map_readable
 from eo_cate.types import BoolArray
 
-NO_EVIDENCE = "no evidence of heterogeneity"
 _MISSING = "#BDBDBD"
 
 
@@ -44,18 +44,31 @@ def draw_map(inputs: ReportInputs) -> Figure:
         picture, ax=list(panels), orientation="horizontal", shrink=0.6, aspect=40, extend="both", pad=0.03
     )
     bar.set_label(f"effect on the outcome; white = ATE ({inputs.ate[0]:.3g}); grey = no estimate")
-    if not map_readable(inputs):
-        _strike(panels[0], np.isfinite(np.asarray(grid["tau_hat"], dtype=float)), (width, min(9.0, width * shape)))
+    if map_warning(inputs):
+        _strike(
+            panels[0],
+            map_warning(inputs),
+            np.isfinite(np.asarray(grid["tau_hat"], dtype=float)),
+            (width, min(9.0, width * shape)),
+        )
     _draw_scale_bar(panels[0], metres_per_unit(grid), extent)
-    tests = "; ".join(f"{row['configuration']} p {fmt_p(row['p'])}" for row in guards)
-    # the line break keeps the panels' titles clear of this one
-    figure.suptitle(f"Test of the ranking (one-sided): {tests}\n", x=0.01, ha="left", fontsize=10)
+    # the last line break keeps the panels' titles clear of this one
+    figure.suptitle(f"Tests of the ranking (one-sided)\n{_guard_lines(guards)}\n", x=0.01, ha="left", fontsize=10)
     credit = inputs.config.imagery.source_note or "; ".join(
         dict.fromkeys(s["credit"] for s in inputs.sources if s["credit"])
     )
     if credit:
         figure.supxlabel(f"Imagery: {credit}", x=0.01, ha="left", fontsize=8, color=GREY, wrap=True)
     return figure
+
+
+def _guard_lines(guards: list[Row]) -> str:
+    """The tests that the map rests on, one line per configuration."""
+    lines: dict[str, list[str]] = {}
+    for row in guards:
+        text = f"{estimator_name(row['estimator'])} p {fmt_p(row['p'])}"
+        lines.setdefault(row["configuration"], []).append(text)
+    return "\n".join(f"{name}: {', '.join(parts)}" for name, parts in lines.items())
 
 
 def cell_extent(grid: xr.Dataset) -> tuple[float, float, float, float]:
@@ -97,12 +110,12 @@ def _halo() -> list[patheffects.AbstractPathEffect]:
     return [patheffects.withStroke(linewidth=3, foreground="white")]
 
 
-def _strike(axes: Axes, known: BoolArray, size_in: tuple[float, float]) -> None:
+def _strike(axes: Axes, warning: str, known: BoolArray, size_in: tuple[float, float]) -> None:
     """Write the verdict across the cells that have an estimate, as large as the panel (width, height) allows."""
     rows, columns = np.nonzero(known)
     x, y = ((columns.mean() + 0.5) / known.shape[1], (rows.mean() + 0.5) / known.shape[0]) if len(rows) else (0.5, 0.5)
     axes.text(
-        float(np.clip(x, 0.36, 0.64)), 1 - float(np.clip(y, 0.36, 0.64)), NO_EVIDENCE.replace(" of ", "\nof "),
+        float(np.clip(x, 0.36, 0.64)), 1 - float(np.clip(y, 0.36, 0.64)), warning.replace(" of ", "\nof "),
         transform=axes.transAxes, ha="center", va="center", rotation=20, fontsize=min(4.6 * size_in[0], 8 * size_in[1]),
         fontweight="bold", color=INK, alpha=0.9, path_effects=_halo(),
     )  # fmt: skip

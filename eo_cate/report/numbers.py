@@ -9,10 +9,13 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from eo_cate.report.inputs import RATE_COLUMNS, ReportInputs
+from eo_cate.report.inputs import CONTRAST_COLUMNS, RATE_COLUMNS, SEARCH_COLUMNS, TABLES, ReportInputs
+from eo_cate.report.rows import all_alarms, map_readable, shuffled_threshold
 from eo_cate.report.tables import truth_table
-from eo_cate.report.words import all_alarms, map_readable, shuffled_threshold, write_headline
+from eo_cate.report.words import write_headline
+from eo_cate.report.words_tests import naive_figures
 
 
 def collect_numbers(inputs: ReportInputs) -> dict[str, Any]:
@@ -35,7 +38,10 @@ def collect_numbers(inputs: ReportInputs) -> dict[str, Any]:
             "mean_ratio": finite.mean() if len(finite) else None,
             "alarm_above": shuffled_threshold(len(finite)) if len(finite) else None,
         },
-        "toc": {name: asdict(curve) for name, curve in inputs.tocs.items()},
+        "toc": {e: {name: asdict(curve) for name, curve in found.items()} for e, found in inputs.tocs.items()},
+        **{name: getattr(inputs, name)[list(columns)].to_dict("records") for name, columns in TABLES.items()},
+        "search_p": dict(inputs.search_p),
+        "search_naive": naive_figures(inputs.search),
         "map": _map_numbers(inputs),
         "truth": truth_table(inputs),
         "sources": [dict(source) for source in inputs.sources],
@@ -74,6 +80,17 @@ def to_plain(value: Any) -> Any:
     return value if value is None or isinstance(value, bool | int | str) else str(value)
 
 
-def dump_numbers(inputs: ReportInputs) -> bytes:
+def search_numbers(search: pd.DataFrame, search_p: Mapping[str, float], gain: Mapping[str, Any]) -> dict[str, Any]:
+    """Every figure of a scale search; those that are picked afterwards are labelled optimistic."""
+    found = {
+        "search": search[list(SEARCH_COLUMNS)].to_dict("records"),
+        "search_p": dict(search_p),
+        "gain": {name: gain[name] for name in CONTRAST_COLUMNS},
+        "search_naive": naive_figures(search),
+    }
+    return {key: to_plain(value) for key, value in found.items()}
+
+
+def dump_numbers(numbers: Mapping[str, Any]) -> bytes:
     """The bytes of numbers.json."""
-    return (json.dumps(collect_numbers(inputs), allow_nan=False, ensure_ascii=False, indent=1) + "\n").encode()
+    return (json.dumps(numbers, allow_nan=False, ensure_ascii=False, indent=1) + "\n").encode()

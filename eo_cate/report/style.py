@@ -13,6 +13,9 @@ from matplotlib.figure import Figure
 
 BLUE, VERMILLION, GREEN, ORANGE, SKY, PURPLE = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9", "#CC79A7"
 INK, GREY, PALE = "#222222", "#767676", "#E4E4E4"
+ESTIMATOR_LOOKS = {"ridge": (BLUE, "o"), "forest": (VERMILLION, "s")}
+"""Colour and marker: both differ, for print and for the colour-blind."""
+TRUTH_LOOK = (GREEN, "D")
 WIDTH_IN = 9.0
 DIVERGING = "PuOr_r"
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from eo_cate.report.inputs import COVARIATE_KEYS, RATE_COLUMNS, ReportInputs
+from eo_cate.report.inputs import COVARIATE_KEYS, RATE_COLUMNS, TABLES, ReportInputs
 
 _COUNTS = ("units", "sites", "clusters", "groups", "strata")
 _STATA_DATE = dt.datetime(1960, 1, 1)  # a fixed stamp: the same table gives the same bytes
@@ -25,11 +25,18 @@ def build_tables(inputs: ReportInputs) -> dict[str, pd.DataFrame]:
         tables["balance"] = balance.rename(columns={"name": "covariate"})
     if inputs.tocs:
         curves = [
-            pd.DataFrame({"configuration": name, "q": curve.q, "toc": curve.toc, "std_err": curve.std_err})
-            for name, curve in inputs.tocs.items()
+            pd.DataFrame(
+                {"estimator": e, "configuration": name, "q": curve.q, "toc": curve.toc, "std_err": curve.std_err}
+            )
+            for e, found in inputs.tocs.items()
+            for name, curve in found.items()
         ]
         tables["toc"] = pd.concat(curves, ignore_index=True)
-    return tables
+    return tables | {
+        name: getattr(inputs, name)[list(columns)].reset_index(drop=True)
+        for name, columns in TABLES.items()
+        if len(getattr(inputs, name))
+    }
 
 
 def trial_table(inputs: ReportInputs) -> pd.DataFrame:

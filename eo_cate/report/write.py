@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-import base64
-import math
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+import pandas as pd
 
-from eo_cate.config import dump_config
-from eo_cate.report import words
-from eo_cate.report.inputs import ReportInputs
-from eo_cate.report.numbers import dump_numbers
-from eo_cate.report.tables import build_tables, to_csv, to_latex, to_stata, truth_table
+from eo_cate.errors import StoreError
+from eo_cate.report.inputs import SEARCH_COLUMNS, TABLES, ReportInputs
+from eo_cate.report.numbers import collect_numbers, dump_numbers, search_numbers
+from eo_cate.report.page import render_html
+from eo_cate.report.rows import estimators_of, rate_rows
+from eo_cate.report.tables import build_tables, to_csv, to_latex, to_stata
 from eo_cate.store import write_atomic
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # Written by one kind of run and not by another: a run into the same folder must not leave the other's behind.
 _OPTIONAL = (
-    *(f"figures/{name}.{kind}" for name in ("rate", "toc", "truth") for kind in ("png", "pdf")),
+    *(f"figures/{name}.{kind}" for name in ("rate", "search", "toc", "gates", "truth") for kind in ("png", "pdf")),
     *(f"maps/tau_hat.{kind}" for kind in ("png", "pdf")),
-    *(f"tables/{name}.{kind}" for name in ("balance", "toc") for kind in ("csv", "tex")),
+    *(f"tables/{name}.{kind}" for name in ("balance", "toc", *TABLES) for kind in ("csv", "tex")),
 )
 
 
@@ -43,7 +47,7 @@ def write_report(inputs: ReportInputs, run_dir: Path) -> Path:
             files[f"tables/{name}.tex"] = to_latex(table)
         if name == "rate":
             files["tables/rate.dta"] = to_stata(table)
-    files["numbers.json"] = dump_numbers(inputs)
+    files["numbers.json"] = dump_numbers(collect_numbers(inputs))
     page = render_html(inputs, {name: pair["png"] for name, pair in pictures.items()})
     for name in _OPTIONAL:
         if name not in files:
@@ -56,92 +60,77 @@ def write_report(inputs: ReportInputs, run_dir: Path) -> Path:
 
 def draw_pictures(inputs: ReportInputs) -> dict[str, dict[str, bytes]]:
     """Path without suffix -> PNG and PDF bytes of every figure that the inputs allow."""
-    from eo_cate.report import figures, maps, style  # matplotlib is loaded only here
+    from eo_cate.report.figures import draw_rates, draw_truth  # matplotlib is loaded only here
+    from eo_cate.report.figures_gates import draw_gates
+    from eo_cate.report.figures_search import draw_search
+    from eo_cate.report.figures_toc import draw_tocs
+    from eo_cate.report.maps import draw_map
+    from eo_cate.report.style import render
 
-    drawn = {}
-    if words.rate_rows(inputs):
-        drawn["figures/rate"] = figures.draw_rates
-    if inputs.tocs:
-        drawn["figures/toc"] = figures.draw_toc
+    drawn: dict[str, Callable[[], Figure]] = {}
+    if rate_rows(inputs):
+        drawn["figures/rate"] = lambda: draw_rates(inputs)
+    if len(inputs.search):
+        drawn["figures/search"] = lambda: draw_search(inputs.search, inputs.search_p)
+    if any(inputs.tocs.get(estimator) for estimator in estimators_of(inputs)):
+        drawn["figures/toc"] = lambda: draw_tocs(inputs)
+    if len(inputs.gates):
+        drawn["figures/gates"] = lambda: draw_gates(inputs.gates, inputs.ate)
     if inputs.map is not None:
-        drawn["maps/tau_hat"] = maps.draw_map
+        drawn["maps/tau_hat"] = lambda: draw_map(inputs)
     if inputs.truth is not None and len(inputs.truth):
-        drawn["figures/truth"] = figures.draw_truth
-    pictures = {}
-    for name, draw in drawn.items():
-        png, pdf = style.render(lambda draw=draw: draw(inputs))  # type: ignore[misc]
-        pictures[name] = {"png": png, "pdf": pdf}
-    return pictures
+        drawn["figures/truth"] = lambda: draw_truth(inputs)
+    return {name: dict(zip(("png", "pdf"), render(draw), strict=True)) for name, draw in drawn.items()}
 
 
-def render_html(inputs: ReportInputs, pictures: dict[str, bytes]) -> str:
-    """The page: one file that loads nothing."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(fmt=words.fmt, fmt_p=words.fmt_p)
-    uris = {name: "data:image/png;base64," + base64.b64encode(content).decode() for name, content in pictures.items()}
-    targets = {t: _table_rows(inputs, t) for t in dict.fromkeys(inputs.rates["target"])}
-    return environment.get_template("template.html.j2").render(
-        config=inputs.config,
-        title=inputs.config.title or inputs.config.name,
-        simulated=inputs.simulated,
-        alarms=words.all_alarms(inputs),
-        headline=words.write_headline(inputs),
-        summary=inputs.summary,
-        ate=_ate_words(inputs),
-        targets=targets,
-        several_orders=bool((inputs.rates["orders"] > 1).any()),
-        questions=words.CONTROL_QUESTIONS,
-        shuffled=inputs.shuffled_ratios,
-        guards=words.map_guards(inputs),
-        map_readable=words.map_readable(inputs),
-        map_check=inputs.map_check or {},
-        truth=truth_table(inputs),
-        truth_sentences=words.truth_sentences(inputs),
-        pictures=uris,
-        settings=dump_config(inputs.config),
-        sources=inputs.sources,
-        versions=inputs.versions,
-        timings=inputs.timings,
-    )
+def write_search(
+    search: pd.DataFrame, search_p: Mapping[str, float], gain: Mapping[str, Any], run_dir: Path
+) -> list[Path]:
+    """Write a scale search: tables/search, figures/search, and the key ``scale_search`` of numbers.json.
+
+    Parameters
+    ----------
+    search, search_p, gain
+        As in `eo_cate.report.print_search`.
+    run_dir : Path
+        The other keys of its numbers.json, when there is one, stay as they are.
+
+    Returns
+    -------
+    list of Path
+        The files written.
+
+    Raises
+    ------
+    StoreError
+        When numbers.json is not JSON, or a file cannot be written.
+    """
+    from eo_cate.report.figures_search import draw_search  # matplotlib is loaded only here
+    from eo_cate.report.style import render
+
+    run_dir = Path(run_dir)
+    numbers = _read_numbers(run_dir / "numbers.json") | {"scale_search": search_numbers(search, search_p, gain)}
+    table = search[list(SEARCH_COLUMNS)].reset_index(drop=True)
+    png, pdf = render(lambda: draw_search(search, search_p))
+    files = {
+        "tables/search.csv": to_csv(table),
+        "tables/search.tex": to_latex(table),
+        "figures/search.png": png,
+        "figures/search.pdf": pdf,
+        "numbers.json": dump_numbers(numbers),
+    }
+    for name, content in files.items():
+        write_atomic(run_dir / name, content)
+    return [run_dir / name for name in files]
 
 
-def _table_rows(inputs: ReportInputs, target: str) -> list[dict[str, Any]]:
-    """Rows of one RATE table with every cell as text; results before controls."""
-    rows = [row for role in ("result", "control") for row in words.rate_rows(inputs, target, role)]
-    places = words.decimals_for(row["std_err"] for row in rows)
-    chosen = words.headline_row(inputs)["configuration"]
-    return [
-        {
-            "name": row["configuration"],
-            "words": words.describe(row["configuration"]),
-            "role": row["role"],
-            "chosen": row["configuration"] == chosen,
-            "cells": [
-                row["estimator"],
-                words.fmt(row["estimate"], places),
-                words.fmt(row["std_err"], places),
-                words.fmt(row["ratio"], 2),
-                words.fmt_p(row["p"]),
-                words.fmt_p(row["p_doubled"]),
-                words.interval_words(row, places),
-                *(words.fmt(float(row[key]), 0) for key in ("folds", "groups", "orders")),
-            ],
-        }
-        for row in rows
-    ]
-
-
-def _ate_words(inputs: ReportInputs) -> str:
-    estimate, std_err = inputs.ate
-    places = words.decimals_for([std_err])
-    low, high = estimate - 1.959964 * std_err, estimate + 1.959964 * std_err
-    interval = (
-        f", 95\u00a0% interval {words.fmt(low, places)} to {words.fmt(high, places)}" if math.isfinite(std_err) else ""
-    )
-    return f"{words.fmt(estimate, places)} (standard error {words.fmt(std_err, places)}{interval})"
+def _read_numbers(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        numbers = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path}: not readable as JSON; delete it, `eo-cate run` writes it again") from error
+    if not isinstance(numbers, dict):
+        raise StoreError(f"{path}: holds no JSON object; delete it, `eo-cate run` writes it again")
+    return numbers

@@ -11,6 +11,7 @@ from eo_cate.errors import EoCateError
 from eo_cate.types import FeatureBlocks, FloatArray, IntArray
 
 ASSIGNMENTS = ("complete", "pairs", "household")
+PAIR_CORRELATION = 0.8
 EFFECTS = ("constant", "unrelated", "one_scale", "two_scales")
 
 
@@ -29,7 +30,7 @@ class ClusteredDesign:
     icc : float
         Share of the variance of Y(0), its part explained by features aside, that is between villages.
     assignment : {"complete", "pairs", "household"}
-        ``pairs``: villages paired on their level, which the stratum dummies then explain.
+        ``pairs``: neighbours, whose factors correlate .8.
     propensity : float
         Share treated; 1/2 in pairs.
     effects : {"constant", "unrelated", "one_scale", "two_scales"}
@@ -90,24 +91,17 @@ class ClusteredTrial:
 def draw_clustered(design: ClusteredDesign, *, seed: int | list[int]) -> ClusteredTrial:
     """Draw a trial: Y = baseline(features) + village + tau W + e, with Var(village + e) = 1.
 
-    The signal of a scale is its first factor; tau = .3 + effect_sd z, z standardised over the villages.
+    The signal of a scale is its first factor, of variance 1 over the population; tau = .3 + effect_sd z.
     """
     rng = np.random.default_rng(seed)
     G = design.villages
-    factors = [rng.normal(size=(G, 10)) for _ in range(design.scales)]
-    scales = {f"image_{2**s * 16}": _features(factor, design.width, rng) for s, factor in enumerate(factors)}
+    factors, scales = _draw_features(design, G, seed, rng)
     sizes = _sizes(design, rng)
     village = np.repeat(np.arange(G), sizes)
-    explained = design.baseline_sd * _standardise(sum((f[:, 1] for f in factors), np.zeros(G)))
+    explained = design.baseline_sd * sum((f[:, 1] for f in factors), np.zeros(G)) / np.sqrt(design.scales)
     level = explained + rng.normal(0, np.sqrt(design.icc), G)
-    signal = {
-        "constant": np.zeros(G),
-        "unrelated": rng.normal(size=G),
-        "one_scale": factors[0][:, 0],
-        "two_scales": factors[0][:, 0] + factors[-1][:, 0],
-    }[design.effects]
-    tau = 0.3 + design.effect_sd * _standardise(signal)
-    W, strata = _assign(design, level, village, rng)
+    tau = 0.3 + design.effect_sd * _signal(design, factors, rng)
+    W, strata = _assign(design, village, rng)
     noise = rng.normal(0, np.sqrt(1 - design.icc), len(village))
     return ClusteredTrial(
         Y=level[village] + tau[village] * W + noise,
@@ -120,10 +114,50 @@ def draw_clustered(design: ClusteredDesign, *, seed: int | list[int]) -> Cluster
     )
 
 
-def _features(factors: FloatArray, width: int, rng: np.random.Generator) -> NDArray[np.float32]:
-    strength = 1 / np.sqrt(np.arange(1, factors.shape[1] + 1))
-    loadings = rng.normal(size=(factors.shape[1], width))
-    return ((factors * strength) @ loadings + 0.5 * rng.normal(size=(len(factors), width))).astype(np.float32)
+def draw_population(design: ClusteredDesign, *, seed: int | list[int], villages: int = 4000) -> Population:
+    """Other villages of the population that `draw_clustered` with this seed drew its trial from."""
+    rng = np.random.default_rng([*np.atleast_1d(seed).tolist(), 2])
+    factors, scales = _draw_features(design, villages, seed, rng)
+    return Population(0.3 + design.effect_sd * _signal(design, factors, rng), scales)
+
+
+@dataclass(frozen=True)
+class Population:
+    """True effects (G,) and feature blocks (G, width) by scale of villages outside the trial."""
+
+    tau: FloatArray
+    scales: dict[str, NDArray[np.float32]]
+
+
+def _draw_features(
+    design: ClusteredDesign, villages: int, seed: int | list[int], rng: np.random.Generator
+) -> tuple[list[FloatArray], dict[str, NDArray[np.float32]]]:
+    """Factors (G, 10) and features (G, width) of every scale; the loadings belong to the population, not the draw."""
+    loadings = np.random.default_rng([*np.atleast_1d(seed).tolist(), 1])
+    strength = 1 / np.sqrt(np.arange(1, 11))[:, None]
+    factors, scales = [], {}
+    for s in range(design.scales):
+        factor = rng.normal(size=(villages, 10))
+        if design.assignment == "pairs":
+            factor = np.sqrt(1 - PAIR_CORRELATION) * factor
+            factor += np.sqrt(PAIR_CORRELATION) * rng.normal(size=((villages + 1) // 2, 10))[np.arange(villages) // 2]
+        noise = 0.5 * rng.normal(size=(villages, design.width))
+        scales[f"image_{2**s * 16}"] = (factor @ (strength * loadings.normal(size=(10, design.width))) + noise).astype(
+            np.float32
+        )
+        factors.append(factor)
+    return factors, scales
+
+
+def _signal(design: ClusteredDesign, factors: list[FloatArray], rng: np.random.Generator) -> FloatArray:
+    count = len(factors[0])
+    found: dict[str, FloatArray] = {
+        "constant": np.zeros(count),
+        "unrelated": rng.normal(size=count),
+        "one_scale": factors[0][:, 0],
+        "two_scales": (factors[0][:, 0] + factors[-1][:, 0]) / np.sqrt(2),
+    }
+    return found[design.effects]
 
 
 def _sizes(design: ClusteredDesign, rng: np.random.Generator) -> IntArray:
@@ -133,13 +167,10 @@ def _sizes(design: ClusteredDesign, rng: np.random.Generator) -> IntArray:
     return rng.integers(max(n // 5, 1), 9 * n // 5 + 1, design.villages).astype(np.int64)
 
 
-def _assign(
-    design: ClusteredDesign, level: FloatArray, village: IntArray, rng: np.random.Generator
-) -> tuple[FloatArray, IntArray | None]:
+def _assign(design: ClusteredDesign, village: IntArray, rng: np.random.Generator) -> tuple[FloatArray, IntArray | None]:
     G = design.villages
     if design.assignment == "pairs":
-        pair = np.empty(G, dtype=np.int64)
-        pair[np.argsort(level)] = np.arange(G) // 2
+        pair = np.arange(G) // 2
         first = np.argsort(np.argsort(pair * 2.0 + rng.random(G))) % 2
         return first[village].astype(float), pair
     if design.assignment == "household":
@@ -154,8 +185,3 @@ def _assign(
     mixed = np.isin(village, rng.choice(G, round(G * design.mixed), replace=False))
     units[mixed] = rng.random(mixed.sum()) < design.propensity
     return units, None
-
-
-def _standardise(values: FloatArray) -> FloatArray:
-    sd = values.std()
-    return (values - values.mean()) / sd if sd > 0 else values

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import brentq
-from scipy.spatial.distance import cdist, pdist
 
 from eo_cate.errors import EvaluationError
 from eo_cate.types import FloatArray, IntArray
@@ -19,6 +18,7 @@ from eo_cate.types import FloatArray, IntArray
 KERNELS = ("rbf", "linear")
 _WIDEST = 1e8
 _REACHABLE = 0.95
+_SAME_PLACE = 1e-12
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,13 @@ class Kernel:
         """Kernel of rows (S, P) and (T, P), shape (S, T)."""
         if self.name == "linear":
             return np.asarray(A @ B.T)
-        return np.asarray(np.exp(-cdist(A, B, "sqeuclidean") / self.scale))
+        return np.asarray(np.exp(-squared_distances(A, B) / self.scale))
+
+
+def squared_distances(A: FloatArray, B: FloatArray) -> FloatArray:
+    """|a - b|^2 of rows (S, P) and (T, P), shape (S, T), through one matrix product."""
+    squares = (A * A).sum(axis=1)[:, None] + (B * B).sum(axis=1) - 2 * (A @ B.T)
+    return np.asarray(np.maximum(squares, 0.0))
 
 
 def make_kernel(name: str, A: FloatArray) -> Kernel:
@@ -47,8 +53,8 @@ def make_kernel(name: str, A: FloatArray) -> Kernel:
         raise EvaluationError(f"`kernel` is {name!r}: choose one of {KERNELS}")
     if name == "linear":
         return Kernel(name, 1.0)
-    distances = pdist(A, "sqeuclidean")
-    distances = distances[distances > 0]
+    distances = squared_distances(A, A)[np.triu_indices(len(A), 1)]
+    distances = distances[distances > _SAME_PLACE * distances.max(initial=0.0)]
     return Kernel(name, float(np.median(distances)) if len(distances) else 1.0)
 
 

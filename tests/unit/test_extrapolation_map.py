@@ -6,7 +6,7 @@ from pyproj import Transformer
 from eo_cate.errors import EstimationError, EvaluationError, ImageryError
 from eo_cate.extrapolation import raster
 from eo_cate.extrapolation.cells import cell_lonlat, map_cells
-from eo_cate.extrapolation.heterogeneity_map import compare_map, predict_map
+from eo_cate.extrapolation.heterogeneity_map import compare_map, predict_cells
 from eo_cate.extrapolation.raster import map_grid, raster_from_cells, read_raster_at, write_cog, write_mask
 from eo_cate.types import FeatureBlocks, Grid
 
@@ -39,8 +39,13 @@ def features(cells):
     return FeatureBlocks.from_array((1000 * cells["row"] + cells["col"]).to_numpy()[:, None], block="image_16")
 
 
+def predicted_map(estimator, cells):
+    values = {name: v.astype(np.float32) for name, v in predict_cells(estimator, features(cells)).items()}
+    return raster_from_cells(values, cells, GRID, spacing_px=32)
+
+
 def test_every_cell_lies_where_its_centre_is(cells):
-    tau_map = predict_map(FirstColumn(), features(cells), cells, GRID, spacing_px=32)
+    tau_map = predicted_map(FirstColumn(), cells)
     assert list(tau_map.data_vars) == ["tau_hat"]
     to_metres = Transformer.from_crs("EPSG:4326", GRID.crs, always_xy=True)
     lonlat = cell_lonlat(cells, GRID)
@@ -53,15 +58,15 @@ def test_every_cell_lies_where_its_centre_is(cells):
 
 
 def test_standard_errors_are_mapped_where_there_are_any(cells):
-    tau_map = predict_map(FirstColumnWithErrors(), features(cells), cells, GRID, spacing_px=32)
+    tau_map = predicted_map(FirstColumnWithErrors(), cells)
     assert list(tau_map.data_vars) == ["tau_hat", "std_err"]
     np.testing.assert_array_equal(tau_map["std_err"], tau_map["tau_hat"] / 2)
-    with pytest.raises(EstimationError, match="give one row per cell"):
-        predict_map(FirstColumn(), features(cells[1:]), cells, GRID, spacing_px=32)
+    with pytest.raises(EstimationError, match="give one value per cell"):
+        raster_from_cells(predict_cells(FirstColumn(), features(cells[1:])), cells, GRID, spacing_px=32)
 
 
 def test_cog_is_one_and_reads_back_bit_for_bit(cells, tmp_path):
-    tau_map = predict_map(FirstColumnWithErrors(), features(cells), cells, GRID, spacing_px=32)
+    tau_map = predicted_map(FirstColumnWithErrors(), cells)
     write_cog(tau_map, tmp_path / "map.tif")
     with rasterio.open(tmp_path / "map.tif") as source:
         assert source.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
@@ -114,7 +119,7 @@ def test_odd_spacing_is_centred_too():
 
 
 def test_turned_or_mixed_maps_are_refused(cells, tmp_path):
-    tau_map = predict_map(FirstColumn(), features(cells), cells, GRID, spacing_px=32)
+    tau_map = predicted_map(FirstColumn(), cells)
     for wrong in (tau_map.isel(y=slice(None, None, -1)), tau_map.isel(x=slice(1, None))):
         with pytest.raises(ImageryError, match="not the pixel centres of its transform"):
             write_cog(wrong, tmp_path / "map.tif")

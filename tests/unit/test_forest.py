@@ -10,9 +10,8 @@ import pytest
 
 from eo_cate.errors import EstimationError
 from eo_cate.estimators import CausalForest
-from eo_cate.estimators.forest import causal_forest
 from eo_cate.estimators.forest.estimates import debiased_variance, solve_effect
-from eo_cate.estimators.forest.features import fit_scaling, tree_matrix
+from eo_cate.estimators.forest.grow import default_mtry
 from eo_cate.types import CateEstimator, FeatureBlocks
 
 
@@ -34,9 +33,19 @@ def village_trial(seed=0, villages=60, households=8, p_site=6, p_unit=2):
 
 
 def fit(X, Y, W, groups, **options):
-    extra = {key: options.pop(key) for key in ("propensity", "Y_hat", "sample_weights") if key in options}
+    extra = {
+        key: options.pop(key)
+        for key in ("propensity", "Y_hat", "W_hat", "sample_weights", "site_index")
+        if key in options
+    }
     forest = CausalForest(**{"num_trees": 40, "seed": 3} | options)
-    return forest.fit(X, Y, W, groups=groups, **{"propensity": 0.5} | extra)
+    known = {} if "W_hat" in extra else {"propensity": 0.5}
+    return forest.fit(X, Y, W, groups=groups, **known | extra)
+
+
+def trees_of(forest):
+    trees = forest._fitted.trees
+    return trees.nodes, trees.cuts, trees.node_start, trees.in_bag
 
 
 def test_is_a_cate_estimator_and_learns():
@@ -50,7 +59,7 @@ def test_is_a_cate_estimator_and_learns():
 
 
 def test_import_does_not_load_the_engine():
-    code = "import sys, eo_cate.estimators; sys.exit('econml' in sys.modules or 'sklearn' in sys.modules)"
+    code = "import sys, eo_cate.estimators; sys.exit('numba' in sys.modules or 'econml' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -74,12 +83,23 @@ def test_estimates_do_not_depend_on_the_rows_that_come_along():
     assert np.array_equal(part_err, std_err[some])
 
 
-def test_site_features_give_the_same_forest_as_their_gathered_rows():
-    X, Y, W, site, _ = village_trial(p_unit=0)
-    by_site, by_unit = fit(X, Y, W, site), fit(X.gather(), Y, W, site)
-    assert np.array_equal(by_site.oob().tau_hat, by_unit.oob().tau_hat)
-    assert np.array_equal(by_site.oob().std_err, by_unit.oob().std_err)
-    assert np.array_equal(by_site.predict(X), by_unit.predict(X.gather()))
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("villages", [60, 400])  # 400: more distinct values than bins
+def test_site_rows_grow_exactly_the_trees_of_unit_rows(villages, weighted):
+    X, Y, W, site, _ = village_trial(p_unit=0, villages=villages, households=4 if villages == 400 else 8)
+    omega = np.random.default_rng(1).uniform(0.2, 3.0, len(Y)) if weighted else None
+    keep = np.random.default_rng(2).random(len(Y)) < 0.8  # villages of unequal size
+    X, Y, W, site, omega = X.take(keep), Y[keep], W[keep], site[keep], None if omega is None else omega[keep]
+    by_site, by_unit = (fit(x, Y, W, site, sample_weights=omega) for x in (X, X.gather()))
+    by_index = fit(X.site, Y, W, site, sample_weights=omega, site_index=site)
+    assert len(by_site._fitted.row_codes) == len(np.unique(site))
+    assert len(by_unit._fitted.row_codes) == len(Y)
+    assert by_site._fitted.trees.node_start[-1] > 5 * by_site.num_trees
+    for other in (by_unit, by_index):
+        assert all(np.array_equal(a, b) for a, b in zip(trees_of(by_site), trees_of(other), strict=True))
+        np.testing.assert_allclose(by_site.oob().tau_hat, other.oob().tau_hat, rtol=1e-9)
+        np.testing.assert_allclose(by_site.oob().std_err, other.oob().std_err, rtol=1e-6)
+        np.testing.assert_allclose(by_site.predict(X), other.predict(X.gather()), rtol=1e-9)
 
 
 def test_relabelled_groups_change_nothing():
@@ -101,27 +121,14 @@ def test_no_group_sees_its_own_outcomes():
     assert np.abs(before.tau_hat[~own] - after.tau_hat[~own]).max() > 0.1
 
 
-def test_bags_and_honesty_are_by_group(monkeypatch):
+def test_bags_hold_half_of_the_groups():
     X, Y, W, site, _ = village_trial()
-    seen, grow = [], causal_forest.grow_tree
-
-    def spy(*args, **kwargs):
-        seen.append((kwargs["split_rows"], kwargs["estimation_rows"]))
-        return grow(*args, **kwargs)
-
-    monkeypatch.setattr(causal_forest, "grow_tree", spy)
-    fit(X, Y, W, site, num_trees=20)
-    assert len(seen) == 20
-    for first, second in zip(seen[::2], seen[1::2], strict=True):
-        bags = []
-        for split_rows, estimation_rows in (first, second):
-            split, estimation = set(site[split_rows]), set(site[estimation_rows])
-            assert not split & estimation
-            assert len(split_rows) == 8 * len(split)
-            assert len(split) == len(estimation) == 15
-            bags.append(split | estimation)
-        assert bags[0] == bags[1]
-        assert set(first[0]) != set(second[0])
+    in_bag = fit(X, Y, W, site, num_trees=400)._fitted.trees.in_bag
+    assert in_bag.shape == (200, 60)
+    assert np.all(in_bag.sum(axis=1) == 30)
+    # each group is in a bag with probability 1/2, so its share over 200 bags has standard deviation .035
+    assert np.abs(in_bag.mean(axis=0) - 0.5).max() < 5 * 0.035
+    assert len(np.unique(in_bag, axis=0)) == 200
 
 
 @pytest.mark.parametrize("e", [0.5, 0.2])
@@ -134,11 +141,11 @@ def test_swapped_arms_swap_the_sign(e):
     np.testing.assert_allclose(swapped, -tau_hat, atol=1e-12)
 
 
-def test_swapped_arms_nearly_swap_the_sign_where_features_tie():
-    """Among few villages several features give the same partition; there rounding chooses in econml's splitter."""
+def test_swapped_arms_swap_the_sign_where_features_tie():
+    """Among few villages several features give the same partition; rounding must not choose among them."""
     X, Y, W, site, _ = village_trial()
     tau_hat, swapped = fit(X, Y, W, site).oob().tau_hat, fit(X, Y, 1 - W, site).oob().tau_hat
-    assert np.corrcoef(swapped, -tau_hat)[0, 1] > 0.99
+    np.testing.assert_allclose(swapped, -tau_hat, rtol=1e-9)
 
 
 def test_equal_weights_of_any_size_change_nothing_and_zero_weight_removes_a_unit():
@@ -175,7 +182,7 @@ def test_varying_propensities_are_adjusted_for():
     assert ignored.mean() > 2
 
 
-def test_missing_values_are_imputed_and_their_absence_is_a_feature():
+def test_absence_of_a_value_is_something_to_split_on():
     X, Y, W, site, _ = village_trial()
     unit = X.unit.copy()
     absent = np.random.default_rng(6).random(len(Y)) < 0.5
@@ -184,30 +191,36 @@ def test_missing_values_are_imputed_and_their_absence_is_a_feature():
     forest = fit(gappy, Y + 3.0 * absent * W, W, site, num_trees=200)
     tau_hat = forest.predict(gappy)
     assert np.isfinite(tau_hat).all()
-    assert tau_hat[absent].mean() - tau_hat[~absent].mean() > 2.0
+    assert tau_hat[absent].mean() - tau_hat[~absent].mean() > 1.5  # of 3; with the mean imputed and no more, 0
 
 
-def test_indicators_one_per_pattern_and_tiny_features_are_not_constants():
-    rng = np.random.default_rng(0)
-    values = (1e-9 * rng.standard_normal((50, 4))).astype(np.float32)
-    values[:10, 0] = values[:10, 2] = values[5:20, 3] = np.nan
-    X = FeatureBlocks.from_array(values)
-    scaling = fit_scaling(X)
-    matrix = tree_matrix(X, scaling)
-    assert scaling.num_columns == matrix.shape[1] == 6
-    np.testing.assert_allclose(matrix[:, 1].std(), 1.0)
-    assert np.all(matrix[:10, 0] == 0)
-    assert sorted(matrix[:, 4:].sum(axis=0)) == [10, 15]
+def test_monotone_transforms_change_nothing_and_tiny_features_are_not_constants():
+    X, Y, W, site, _ = village_trial()
+    tiny = replace(X, site=(1e-9 * X.site).astype(np.float32), unit=np.exp(X.unit))
+    assert np.array_equal(fit(tiny, Y, W, site).oob().tau_hat, fit(X, Y, W, site).oob().tau_hat)
+
+
+def walk_tree(trees, t, codes):
+    """Leaf means of one row of codes in tree t, step by step."""
+    k = first = trees.node_start[t]
+    while trees.nodes[k, 0] >= 0:
+        feature, left = trees.nodes[k]
+        cut, missing_left = trees.cuts[k]
+        goes_left = bool(missing_left) if codes[feature] == 255 else codes[feature] <= cut
+        k = first + left + (0 if goes_left else 1)
+    return trees.means[trees.leaf_start[t] + trees.nodes[k, 1]]
 
 
 def test_variance_equals_its_definition():
     """Item 9 of METHODS section 8, written out per tree for unweighted units."""
     X, Y, W, site, _ = village_trial()
     forest = fit(X, Y, W, site, num_trees=30)
-    fitted, row = forest._fitted, 11
-    use = ~fitted.in_bag[:, fitted.codes[row]]
-    matrix = tree_matrix(X.take(np.array([row])), fitted.scaling)
-    trees = np.array([[g.means[g.apply(matrix)[0]] for g in bag] for bag, u in zip(fitted.bags, use, strict=True) if u])
+    fitted, unit = forest._fitted, 11
+    row = fitted.row_of_unit[unit]
+    use = ~fitted.trees.in_bag[:, fitted.row_group[row]]
+    trees = np.array(
+        [[walk_tree(fitted.trees, 2 * b + t, fitted.row_codes[row]) for t in range(2)] for b in np.flatnonzero(use)]
+    )
     _, y, w, wy, ww = trees.reshape(-1, 5).mean(axis=0)
     tau = (wy - w * y) / (ww - w * w)
     mu = y - w * tau
@@ -215,9 +228,9 @@ def test_variance_equals_its_definition():
     r = ((wy_t - ww_t * tau - w_t * mu) - w * (y_t - w_t * tau - mu)) / (ww - w * w)
     between, total = (r.mean(axis=1) ** 2).mean(), (r**2).mean()
     oob = forest.oob()
-    assert oob.tau_hat[row] == pytest.approx(tau, rel=1e-12)
+    assert oob.tau_hat[unit] == pytest.approx(tau, rel=1e-12)
     variance = debiased_variance(np.array([between]), np.array([total]), np.array([use.sum()]))
-    assert oob.std_err[row] == pytest.approx(np.sqrt(variance[0]), rel=1e-10)
+    assert oob.std_err[unit] == pytest.approx(np.sqrt(variance[0]), rel=1e-10)
 
 
 def test_debiased_variance_is_positive_and_tends_to_the_difference():
@@ -243,8 +256,7 @@ def test_pickle_keeps_the_forest():
 
 
 def test_default_mtry_is_that_of_grf():
-    forest = CausalForest()
-    assert [forest._grow_options(p, 0.5).mtry for p in (1, 10, 32, 1600)] == [1, 10, 26, 60]
+    assert [default_mtry(p) for p in (1, 10, 32, 1600)] == [1, 10, 26, 60]
 
 
 @pytest.mark.parametrize(

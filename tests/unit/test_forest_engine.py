@@ -1,115 +1,231 @@
-"""What we rely on in econml's private compiled classes: these tests fail first when a release changes them."""
+"""The compiled engine beside its definition in plain numpy: splits, leaves, draws, bins."""
 
 import numpy as np
 import pytest
 
-from eo_cate.estimators.forest.trees import (
-    GrowOptions,
-    grow_tree,
-    load_engine,
-    narrow_to_estimated,
-    split_moments,
-    unit_moments,
-)
+from eo_cate.estimators.forest import draws
+from eo_cate.estimators.forest import grow as engine
+from eo_cate.estimators.forest.bins import fit_bins
+from eo_cate.estimators.forest.grow import Rules, grow_forest, leave_out
+from eo_cate.estimators.forest.rows import FeatureBins, distinct_rows, make_rows, sum_moments
+from eo_cate.types import FeatureBlocks
+
+SEED = 11
 
 
-def units(seed=0, n=400, p=4, e=0.3):
+def units(n, p=5, seed=0, e=0.4, missing=False):
     rng = np.random.default_rng(seed)
-    matrix = np.asfortranarray(rng.standard_normal((n, p)))
+    X = (np.round(30 * rng.standard_normal((n, p))) / 30).astype(np.float32)  # fewer distinct values than bins
+    X[:, 1] = np.round(X[:, 1])  # ties
+    if missing:
+        X[rng.random(n) < 0.3, 0] = np.nan
+        X[:, 2][X[:, 0] > 0] = np.nan
     W = (rng.random(n) < e).astype(float)
-    Y = matrix[:, 0] * W + 0.5 * matrix[:, 1] + rng.standard_normal(n)
-    return matrix, Y, W, np.full(n, e), rng.uniform(0.2, 3.0, n)
+    Y = np.where(np.isnan(X[:, 0]), 1.5, X[:, 0]) * W + 0.5 * X[:, 1] + rng.standard_normal(n)
+    return X, Y, W, rng.uniform(0.2, 3.0, n)
 
 
-def grow(matrix, Y, W, e, *, split_rows, estimation_rows, weights=None, **options):
-    limits = GrowOptions(**{"mtry": matrix.shape[1], "min_leaf": 10, "alpha": 0.05, "min_arm_share": 0.05} | options)
-    return grow_tree(
-        matrix,
-        split_moments(Y, W, e),
-        unit_moments(Y, W - e, np.ones(len(Y)) if weights is None else weights),
-        split_rows=split_rows,
-        estimation_rows=estimation_rows,
-        weights=weights,
-        options=limits,
-        seeds=(1, 2),
-    )
+def grow(X, Y, W, weights, *, is_causal=True, num_trees=2, mtry=None, feature_weights=None, min_count=5.0, alpha=0.05):
+    """One unit per group."""
+    blocks, every = FeatureBlocks.from_array(X), np.arange(len(X))
+    rows = make_rows(*distinct_rows(blocks, every), every, weights)
+    bins = FeatureBins(fit_bins(X), blocks.names)
+    codes = bins.encode(blocks, rows.first)
+    counts = (W, 1 - W) if is_causal else (np.ones(len(X)),) * 2
+    moments = sum_moments(rows, Y, W - 0.4 if is_causal else 0 * W, weights, counts)
+    rules = Rules(is_causal, min_count, alpha, 0.5, 0.5, mtry, feature_weights)
+    return codes, grow_forest(codes, rows, moments, rules, num_trees=num_trees, seed=SEED, num_threads=1)
 
 
+def halves(n, tree):
+    """Split and estimation rows of a tree, drawn again from its seed."""
+    size, seed = n // 2, np.uint64(SEED)
+    bag = draws.draw_bag(seed, tree // 2, np.arange(n), size)
+    split, estimation = np.empty(n, np.uint32), np.empty(n, np.uint32)
+    tree_seed = np.uint64(draws.derive(np.uint64(draws.derive(seed, tree // 2)), tree % 2 + 1))
+    m, q = draws.draw_halves(tree_seed, bag, round(size / 2), np.arange(n + 1), split, estimation)
+    return split[:m].astype(int), estimation[:q].astype(int)
+
+
+def left_of(x, cut, missing_left):
+    return np.where(np.isnan(x), missing_left, x <= cut)
+
+
+def best_split(X, Y, W, weights, *, is_causal, min_count=5.0, alpha=0.05):
+    """The definition: squared gradient sums over weights, counts and variation in both children; partition as a mask."""
+    w = W - np.average(W, weights=weights)
+    y = Y - np.average(Y, weights=weights)
+    rho = weights * (w * (y - w * (weights @ (w * y)) / (weights @ (w * w))) if is_causal else y)
+
+    def variation(mask):
+        mean = np.average(W[mask], weights=weights[mask])
+        return weights[mask] @ (W[mask] - mean) ** 2
+
+    best, found = 0.0, None
+    for j in range(X.shape[1]):
+        x = X[:, j]
+        values = np.unique(x[~np.isnan(x)])
+        for missing_left in (False, True) if np.isnan(x).any() else (False,):
+            for cut in values:
+                left = left_of(x, cut, missing_left)
+                if left.all() or not left.any():
+                    continue
+                score = rho[left].sum() ** 2 / weights[left].sum() + rho[~left].sum() ** 2 / weights[~left].sum()
+                if score <= best * (1 + 1e-5):
+                    continue
+                if is_causal:
+                    treated = [W[left].sum(), W[~left].sum(), (1 - W[left]).sum(), (1 - W[~left]).sum()]
+                    whole = variation(np.ones(len(x), dtype=bool))
+                    if min(treated) < min_count or min(variation(left), variation(~left)) < alpha * whole:
+                        continue
+                elif min(left.sum(), (~left).sum()) < max(min_count, alpha * len(x)):
+                    continue
+                best, found = score, (j, left)
+    return found
+
+
+@pytest.mark.parametrize("is_causal", [True, False])
+@pytest.mark.parametrize("missing", [False, True])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_the_root_is_least_squares_on_the_split_rows(weighted):
-    """Fixes the order of A and J in econml's rows, and that only the given rows are read."""
-    matrix, Y, W, e, omega = units()
-    rows = np.arange(0, 400, 2)
-    grown = grow(matrix, Y, W, e, split_rows=rows, estimation_rows=rows, weights=omega if weighted else None)
-    root = np.sqrt(omega[rows] if weighted else np.ones(len(rows)))
-    expected = np.linalg.lstsq(root[:, None] * np.column_stack([W, np.ones(400)])[rows], root * Y[rows])[0]
-    np.testing.assert_allclose(grown.tree.full_value[0].ravel(), expected, rtol=1e-10)
+@pytest.mark.parametrize("n", [120, 240, 800])  # split halves of 30 and 60 rows (ranked), and of 200 (binned)
+def test_the_first_split_is_the_best_by_definition(n, weighted, missing, is_causal, monkeypatch):
+    monkeypatch.setattr(engine, "_number_cdf", lambda mtry, p: np.append(np.zeros(p - 1), 1.0))  # every feature
+    X, Y, W, omega = units(n, missing=missing)
+    weights = omega if weighted else np.ones(n)
+    codes, trees = grow(X, Y, W, weights, is_causal=is_causal, num_trees=20)
+    checked = 0
+    for t in range(20):
+        split, estimation = halves(n, t)
+        expected = best_split(X[split], Y[split], W[split], weights[split], is_causal=is_causal)
+        feature = trees.nodes[trees.node_start[t], 0]
+        if feature < 0:
+            assert expected is None
+            continue
+        cut, missing_left = trees.cuts[trees.node_start[t]]
+        mine = np.where(codes[:, feature] == 255, missing_left == 1, codes[:, feature] <= cut)
+        if mine[estimation].all() or not mine[estimation].any():
+            continue  # narrowed at once: the node shows a later split
+        assert feature == expected[0]
+        assert np.array_equal(mine[split], expected[1])
+        checked += 1
+    assert checked >= 15
 
 
-def test_the_first_split_maximises_the_gradient_score():
-    """rho = J^-1 (A - J theta) of least squares; squared child sums over child counts, all cuts tried."""
-    matrix, Y, W, e, _ = units(n=200)
-    grown = grow(matrix, Y, W, e, split_rows=np.arange(200), estimation_rows=np.arange(200), min_arm_share=0.0)
-    T = np.column_stack([W - e, np.ones(200)])
-    theta = np.linalg.lstsq(T, Y)[0]
-    rho = (np.linalg.inv(T.T @ T) @ (T * (Y - T @ theta)[:, None]).T)[0]
-    scores = {}
-    for j in range(4):
-        order = np.argsort(matrix[:, j])
-        for k in range(10, 191):
-            left = rho[order[:k]].sum()
-            scores[j, k] = left**2 / k + (rho.sum() - left) ** 2 / (200 - k)
-    j, k = max(scores, key=scores.__getitem__)
-    cut = np.sort(matrix[:, j])[k - 1 : k + 1].mean()
-    assert grown.tree.feature[0] == j
-    assert grown.tree.threshold[0] == pytest.approx(cut, rel=1e-12)
+@pytest.mark.parametrize("is_causal", [True, False])
+def test_leaves_hold_means_of_their_estimation_units_and_enough_split_units(is_causal):
+    n = 600
+    X, Y, W, omega = units(n, missing=True)
+    codes, trees = grow(X, Y, W, omega, is_causal=is_causal, num_trees=4)
+    T = W - 0.4 if is_causal else 0 * W
+    moments = omega[:, None] * np.column_stack([np.ones(n), Y, T, T * Y, T * T])
+    for t in range(4):
+        split, estimation = halves(n, t)
+        leaf = np.array([walk(trees, t, row) for row in codes])
+        for k in range(trees.leaf_start[t + 1] - trees.leaf_start[t]):
+            here = estimation[leaf[estimation] == k]
+            assert len(here) >= 1
+            np.testing.assert_allclose(trees.means[trees.leaf_start[t] + k], moments[here].mean(axis=0), atol=1e-12)
+            inside = split[leaf[split] == k]
+            if len(inside) and is_causal:
+                assert min(W[inside].sum(), (1 - W[inside]).sum()) >= 5
+            elif len(inside):
+                assert len(inside) >= 5
+        assert trees.leaf_start[t + 1] - trees.leaf_start[t] > 5
 
 
-@pytest.mark.parametrize("e", [0.5, 0.1])
-def test_every_leaf_keeps_units_and_arms(e):
-    matrix, Y, W, known, _ = units(n=2000, e=e)
-    rows = np.arange(2000)
-    grown = grow(matrix, Y, W, known, split_rows=rows, estimation_rows=rows, min_arm_share=0.05)
-    leaf = grown.apply(matrix)
-    size, treated = np.bincount(leaf), np.bincount(leaf, W)
-    used = size > 0
-    assert used.sum() > 20
-    assert size[used].min() >= 10
-    assert (treated[used] / size[used]).min() >= 0.05
-    assert (treated[used] / size[used]).max() <= 0.95
+def walk(trees, t, row):
+    k = trees.node_start[t]
+    while trees.nodes[k, 0] >= 0:
+        feature, left = trees.nodes[k]
+        code = row[feature]
+        goes_left = trees.cuts[k, 1] == 1 if code == 255 else code <= trees.cuts[k, 0]
+        k = trees.node_start[t] + left + (0 if goes_left else 1)
+    return trees.nodes[k, 1]
 
 
-def test_leaf_means_are_those_of_the_estimation_rows():
-    matrix, Y, W, e, omega = units()
-    grown = grow(matrix, Y, W, e, split_rows=np.arange(200), estimation_rows=np.arange(200, 400), weights=omega)
-    leaf = grown.apply(matrix)
-    here = np.flatnonzero(leaf[200:] == leaf[250]) + 200
-    T = W - e
-    expected = [(omega * v)[here].mean() for v in (np.ones(400), Y, T, T * Y, T * T)]
-    np.testing.assert_allclose(grown.means[leaf[250]], expected, rtol=1e-12)
+def test_a_constant_outcome_is_never_split():
+    X, _, W, omega = units(400)
+    for is_causal in (True, False):
+        _, trees = grow(X, np.full(400, 0.1), W, omega, is_causal=is_causal, num_trees=10)
+        assert np.all(trees.nodes[:, 0] == -1)
 
 
-def test_rows_are_sent_past_leaves_without_estimation_units():
-    matrix, Y, W, e, _ = units(n=400)
-    few = np.arange(200, 203)
-    grown = grow(matrix, Y, W, e, split_rows=np.arange(200), estimation_rows=few)
-    assert grown.tree.n_leaves > 5
-    filled = grown.means[:, 0] > 0
-    assert 1 <= filled.sum() <= 3
-    assert filled[grown.apply(matrix)].all()
+def test_features_of_weight_zero_are_never_split_on_and_the_others_by_their_weight():
+    rng = np.random.default_rng(3)
+    n, p = 800, 40
+    X, W = rng.standard_normal((n, p)), rng.integers(0, 2, n).astype(float)
+    weights = np.where(np.arange(p) < 20, 0.0, np.where(np.arange(p) < 30, 1.0, 4.0))
+    _, trees = grow(X, rng.standard_normal(n), W, np.ones(n), num_trees=400, mtry=2, feature_weights=weights)
+    used = np.bincount(trees.nodes[trees.nodes[:, 0] >= 0, 0], minlength=p)
+    assert used[:20].sum() == 0
+    # two features of 30, weights 1 and 4: about 4 times as often, a little less without replacement
+    assert 3.0 < used[30:].sum() / used[20:30].sum() < 4.5
 
 
-def test_narrowing_keeps_a_tree_whose_leaves_are_all_filled():
-    matrix, Y, W, e, _ = units()
-    rows = np.arange(400)
-    grown = grow(matrix, Y, W, e, split_rows=rows, estimation_rows=rows)
-    before = grown.tree.threshold.copy()
-    narrow_to_estimated(grown.tree, np.bincount(grown.apply(matrix), minlength=grown.tree.node_count))
-    assert np.array_equal(before, grown.tree.threshold)
+def test_draws_are_distinct_and_follow_the_weights():
+    """Sequential draws by weight: the first is feature j with probability w_j / sum w; both ways of drawing agree."""
+    state, p = np.array([5], np.uint64), 6
+    weights = np.array([0.0, 1.0, 2.0, 3.0, 4.0, 1000.0])
+    marked, keys, drawn = np.zeros(p, np.bool_), np.empty(p), np.empty(p, np.int64)
+    counts, repeats = np.zeros(p), 20_000
+    for _ in range(repeats):  # almost every draw is feature 5: the second comes from exponential keys
+        number = draws.draw_weighted(state, np.cumsum(weights), marked, keys, drawn, 2)
+        assert number == 2
+        assert drawn[0] != drawn[1]
+        counts[drawn[:2]] += 1
+    assert counts[0] == 0
+    # feature 5 first (all but 1 %), then the others by weight; 4 standard errors of .0035
+    np.testing.assert_allclose(counts[1:5] / repeats, weights[1:5] / 10, atol=0.014)
+    assert draws.draw_weighted(state, np.cumsum(weights), marked, keys, drawn, p) == 5
+    assert sorted(drawn[:5]) == [1, 2, 3, 4, 5]
+    order, swaps = np.arange(p), np.empty(p, np.int64)
+    firsts = np.zeros(p)
+    for _ in range(6_000):
+        draws.draw_uniform(state, order, swaps, drawn, 3)
+        assert len(set(drawn[:3])) == 3
+        firsts[drawn[0]] += 1
+    assert np.array_equal(order, np.arange(p))
+    np.testing.assert_allclose(firsts / 6_000, 1 / p, atol=0.02)  # standard error .0048
 
 
-def test_the_engine_is_the_pinned_release():
-    from importlib.metadata import version
+def test_bins_part_neighbours_and_never_ties():
+    rng = np.random.default_rng(0)
+    near = np.float32(1.0)
+    X = np.column_stack([np.repeat([near, np.nextafter(near, np.float32(2))], 500), rng.integers(0, 5, 1000)])
+    X = np.column_stack([X, rng.standard_normal(1000), np.zeros(1000)]).astype(np.float32)
+    X[::10, 1] = np.nan
+    bins = fit_bins(X)
+    codes = bins.encode(X)
+    assert [len(np.unique(column)) for column in codes.T] == [2, 6, 255, 1]
+    assert np.all(codes[::10, 1] == 255)
+    order = np.argsort(X[:, 2])
+    assert np.all(np.diff(codes[order, 2].astype(int)) >= 0)
+    assert np.bincount(codes[:, 2]).max() <= 4  # 1,000 values over 255 bins
+    assert np.array_equal(
+        bins.encode(np.array([[-9.0, -9, -99, -1], [9, 9, 99, 1]], np.float32)), [[0] * 4, [1, 4, 254, 0]]
+    )
+    doubled = fit_bins(np.vstack([X, X[:100], X[:100]]))
+    assert np.array_equal(doubled.cuts, bins.cuts)
 
-    assert version("econml").startswith("0.17.")
-    assert load_engine().Tree(3, 2, 1, store_jac=False).n_outputs == 2
+
+def test_leave_out_columns_do_not_know_of_each_other_and_leave_their_group_out():
+    rng = np.random.default_rng(0)
+    n, p = 120, 8
+    X, u = rng.standard_normal((n, p)).astype(np.float32), rng.standard_normal((n, 4))
+    group = np.repeat(np.arange(60), 2)
+    rows = make_rows(np.arange(n), np.arange(n), group, np.ones(n))
+    moments = sum_moments(rows, u[:, 0], np.zeros(n), np.ones(n), (np.ones(n),) * 2)
+    rules = Rules(False, 5.0, 0.05, 0.5, 0.5, None, None)
+    codes = fit_bins(X).encode(X)
+
+    def predict(values, threads=1):
+        return leave_out(codes, rows, moments, rules, values, num_trees=200, seed=1, num_threads=threads)
+
+    together = predict(u)
+    assert np.array_equal(together[:, [2]], predict(np.ascontiguousarray(u[:, [2]])))
+    assert np.array_equal(together, predict(u, threads=2))
+    changed = u.copy()
+    changed[10:12] += 50.0  # group 5
+    moved = predict(changed)
+    assert np.array_equal(moved[10:12], together[10:12])
+    assert np.abs(moved - together).max() > 1.0

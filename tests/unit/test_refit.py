@@ -175,7 +175,7 @@ def test_the_no_refit_variant_flips_the_pooled_estimate():
     scores = [score_fold(t, trial.everything(), trial.Y, trial.W, **options) for t in tasks]
     ranked = {
         name: [
-            rank_fold(RidgeR(), trial.blocks(name), trial.W, task=t, scores=s, **options)
+            rank_fold(RidgeR(), trial.blocks(name), trial.W, task=t, scores=s, **options).priorities
             for t, s in zip(tasks, scores, strict=True)
         ]
         for name in trial.scales

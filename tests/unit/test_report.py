@@ -17,7 +17,9 @@ import pandas as pd
 import pytest
 from helpers_report import (
     AUTOC,
+    SEARCH_P,
     make_config,
+    make_gates,
     make_inputs,
     make_map,
     make_rates,
@@ -29,6 +31,8 @@ from PIL import Image
 
 from eo_cate.errors import EoCateError
 from eo_cate.report import ReportInputs, print_summary, write_report
+from eo_cate.report.inputs import TABLES
+from eo_cate.report.words import write_headline
 
 HOSTILE = '<script>alert("x")</script> & 50% of $x_1$ {a} \\input{/etc/passwd} # ~ ^'
 
@@ -90,7 +94,7 @@ def test_pictures_in_the_page_are_the_files(run_dir: Path) -> None:
     embedded = {base64.b64decode(source.split(",", 1)[1]) for source in sources}
     files = written_files(run_dir)
     assert embedded == {content for name, content in files.items() if name.endswith(".png")}
-    assert len(embedded) == 4
+    assert len(embedded) == 6
     for content in embedded:
         assert Image.open(io.BytesIO(content)).width >= 1200
     for name in files:
@@ -102,14 +106,25 @@ def test_every_rate_row_is_in_page_table_and_json(run_dir: Path) -> None:
     rates = make_rates()
     numbers = json.loads((run_dir / "numbers.json").read_text(encoding="utf-8"))
     table = pd.read_csv(run_dir / "tables/rate.csv")
-    page = [row for row in read_page(run_dir).rows if len(row) == 11 and row[0] != "Configuration"]
-    assert len(page) == len(numbers["rate"]) == len(table) == len(rates) == 2 * len(AUTOC)
-    for shown, stored, (_, row) in zip(page, numbers["rate"], rates.iterrows(), strict=True):
-        assert shown[0].startswith(row["configuration"])
-        assert shown[4] == f"{row['ratio']:.2f}"
-        assert (stored["configuration"], stored["target"]) == (row["configuration"], row["target"])
-        assert stored["ratio"] == row["ratio"]
+    assert len(numbers["rate"]) == len(table) == len(rates)
     np.testing.assert_array_equal(table["ratio"], rates["ratio"])
+    assert [row["ratio"] for row in numbers["rate"]] == list(rates["ratio"])
+
+
+def test_the_page_shows_both_estimators_side_by_side(tmp_path: Path) -> None:
+    """One row per configuration, RidgeR's figures left and the forest's right; the oracle belongs to neither."""
+    forest = {name: (0.5 * estimate, 1.1 * std_err) for name, (estimate, std_err) in AUTOC.items()}
+    page, _ = write(make_inputs(rates=make_rates(AUTOC, forest)), tmp_path)
+    lines = [row for row in page.rows if len(row) == 11 and row[0] != "Configuration"]
+    assert len(lines) == 2 * (len(AUTOC) - 1)
+    for line in lines:
+        name = max((name for name in AUTOC if line[0].startswith(name)), key=len)
+        ridge, other = AUTOC[name], forest[name]
+        assert line[3] == f"{ridge[0] / ridge[1]:.2f}"
+        assert line[8] == ("–" if name == "shuffled" else f"{other[0] / other[1]:.2f}")
+    oracle = [row for row in page.rows if len(row) == 2 and row[0].startswith("oracle")]
+    assert len(oracle) == 3  # AUTOC, QINI, and its question
+    assert "no estimator: 0.440 (0.307 to 0.573)" in oracle[0][1]
 
 
 def test_numbers_round_trip_and_nan_is_null(run_dir: Path) -> None:
@@ -119,7 +134,7 @@ def test_numbers_round_trip_and_nan_is_null(run_dir: Path) -> None:
     text = (run_dir / "numbers.json").read_text(encoding="utf-8")
     numbers = json.loads(text, parse_constant=refuse)
     shuffled = [r for r in numbers["rate"] if r["configuration"] == "shuffled"]
-    assert [r["p"] for r in shuffled] == [None, None]
+    assert [r["p_doubled"] for r in shuffled] == [None, None]
     assert {
         "configuration",
         "target",
@@ -135,8 +150,30 @@ def test_numbers_round_trip_and_nan_is_null(run_dir: Path) -> None:
     inputs = make_inputs()
     assert numbers["ate"] == {"estimate": inputs.ate[0], "std_err": inputs.ate[1]}
     np.testing.assert_array_equal(numbers["shuffled"]["ratios"], inputs.shuffled_ratios)
-    np.testing.assert_array_equal(numbers["toc"]["image_multi"]["toc"], inputs.tocs["image_multi"].toc)
+    np.testing.assert_array_equal(
+        numbers["toc"]["forest"]["image_multi"]["toc"], inputs.tocs["forest"]["image_multi"].toc
+    )
     assert numbers["map"]["cells_with_estimate"] == int(np.isfinite(inputs.map["tau_hat"]).sum())
+
+
+def test_every_new_table_is_in_page_files_and_json(run_dir: Path) -> None:
+    inputs = make_inputs()
+    numbers = json.loads((run_dir / "numbers.json").read_text(encoding="utf-8"))
+    sections = {"tests", "place", "search", "toc", "model"}
+    assert sections <= {str(attrs.get("id")) for tag, attrs in read_page(run_dir).tags if tag == "section"}
+    for name, columns in TABLES.items():
+        expected = getattr(inputs, name)
+        assert len(numbers[name]) == len(expected) > 0
+        stored = pd.read_csv(run_dir / f"tables/{name}.csv", keep_default_na=False)
+        assert list(stored.columns) == list(columns)
+        assert len(stored) == len(expected)
+        assert (run_dir / f"tables/{name}.tex").read_text(encoding="utf-8").count("\\\\") == len(expected) + 1
+        for column in ("p", "estimate", "joint_high", "value"):
+            if column in columns:
+                found = [np.nan if row[column] is None else row[column] for row in numbers[name]]
+                np.testing.assert_array_equal(found, expected[column].astype(float))
+    assert numbers["search_p"] == SEARCH_P
+    assert {row["label"] for row in numbers["search_naive"]} == {"optimistic"}
 
 
 def test_same_inputs_give_the_same_bytes(run_dir: Path, tmp_path: Path) -> None:
@@ -202,14 +239,19 @@ def test_a_real_trial_without_map_covariates_or_truth(tmp_path: Path) -> None:
     trial = {"units": "u.csv", "outcome": "Y", "treatment": "W", "cluster": "unit", "propensity": 0.5}
     inputs = make_inputs(
         config=make_config(trial=trial, notes=""), rates=make_rates(keep), map=None, map_check=None, truth=None,
-        tocs={}, placebo_tocs=None, shuffled_ratios=np.empty(0), summary=make_summary(covariates=[], dropped={}),
+        tocs={}, placebo_tocs=None, shuffled_ratios=np.empty(0), search_p={},
+        **{name: pd.DataFrame(columns=list(columns)) for name, columns in TABLES.items()}, summary=make_summary(covariates=[], dropped={}),
         sources=[], versions={}, timings={},
     )  # fmt: skip
     _, text = write(inputs, tmp_path)
     files = written_files(tmp_path)
-    assert not [n for n in files if n.startswith("maps/") or "truth" in n or "toc" in n or "balance" in n], (
-        "stale files"
-    )
+    gone = ("maps/", "truth", "toc", "balance", "search", *(f"tables/{name}." for name in TABLES), "gates")
+    assert not [name for name in files if any(part in name for part in gone)], "stale files"
+    for part in ("tests", "place", "search", "toc", "model", "map"):
+        assert f'id="{part}"' not in text
+        assert f'href="#{part}"' not in text
+    assert not re.search("GATES|CLAN|p_ledger|optimistic", re.sub(r"<pre>.*?</pre>", "", text, flags=re.DOTALL))
+    assert write_headline(inputs).answers == ()
     assert "Estimate against truth" not in text
     assert "simulated" not in text.replace("simulations only", "").lower()
     numbers = json.loads(files["numbers.json"])
@@ -246,7 +288,8 @@ def test_page_holds_no_place(run_dir: Path) -> None:
         ({"rates": make_rates().drop(columns="p_doubled")}, "p_doubled"),
         ({"rates": make_rates().assign(role="control")}, "no row with role 'result'"),
         ({"rates": make_rates().assign(role="resutl")}, "no row"),
-        ({"rates": pd.concat([make_rates(), make_rates().iloc[[3]]])}, "image_128 AUTOC forest"),
+        ({"rates": pd.concat([make_rates(), make_rates().iloc[[6]]])}, "image_128 AUTOC ridge"),
+        ({"gates": make_gates().drop(columns="joint_low")}, "gates lacks"),
         ({"summary": {"units": 3}}, "treated_share"),
         ({"placebo_tocs": np.zeros((10, 7))}, r"\(10, 7\)"),
         ({"truth": make_truth(("image_16",)).drop(columns="tau")}, "tau"),
@@ -260,9 +303,10 @@ def test_wrong_inputs_are_named(changes: dict[str, object], message: str) -> Non
 
 def test_toc_on_another_grid_is_refused() -> None:
     inputs = make_inputs()
-    curve = inputs.tocs["image_multi"]
-    with pytest.raises(EoCateError, match="TOC of image_multi"):
-        replace(inputs, tocs={**inputs.tocs, "image_multi": replace(curve, q=curve.q / 2)})
+    curves = inputs.tocs["ridge"]
+    moved = {**curves, "image_multi": replace(curves["image_multi"], q=curves["image_multi"].q / 2)}
+    with pytest.raises(EoCateError, match=r"TOC of image_multi \(ridge\)"):
+        replace(inputs, tocs={**inputs.tocs, "ridge": moved})
 
 
 @pytest.mark.slow

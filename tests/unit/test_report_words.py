@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 from pathlib import Path
 
@@ -10,10 +11,12 @@ import pytest
 import xarray as xr
 from helpers_report import AUTOC, make_config, make_inputs, make_map, make_rates
 
-from eo_cate.report import print_summary, write_report
-from eo_cate.report.maps import NO_EVIDENCE, cell_extent, centred_norm, draw_map, metres_per_unit
+from eo_cate.report import print_evaluation, print_summary, write_report
+from eo_cate.report.format import decimals_for, fmt, fmt_p
+from eo_cate.report.maps import cell_extent, centred_norm, draw_map, metres_per_unit
+from eo_cate.report.rows import NO_EVIDENCE, UNCLEAR, all_alarms, map_guards
 from eo_cate.report.style import house_style
-from eo_cate.report.words import all_alarms, decimals_for, fmt, fmt_p, write_headline
+from eo_cate.report.words import truth_sentences, write_headline
 
 NULL = {name: (0.2 * estimate, std_err) for name, (estimate, std_err) in AUTOC.items()}
 
@@ -42,24 +45,128 @@ def test_a_clear_ratio_is_one_and_the_map_may_be_read() -> None:
     headline = write_headline(inputs)
     assert headline.rejects
     assert headline.configuration == "image_multi+tabular"
-    assert "RATE ratio 3.86" in headline.figures
+    assert [figures.split(":")[0] for figures in headline.figures] == ["With RidgeR", "With the forest"]
+    assert all("RATE ratio 3.86" in figures for figures in headline.figures)
+    assert headline.verdict.endswith("with RidgeR and the forest alike.")
     assert NO_EVIDENCE not in texts_of(inputs)
 
 
 def test_the_map_needs_the_images_own_test() -> None:
-    """Covariates alone carry the pre-specified test: the image's map must not borrow its p-value."""
-    rates = make_rates(AUTOC | {"image_multi": (0.01, 0.07)})
+    """Covariates alone carry the pre-specified test: the forest's map of the image must not borrow its p-value."""
+    rates = make_rates(forest={"image_multi": (0.01, 0.07)})
     assert write_headline(make_inputs(rates=rates)).rejects
-    assert NO_EVIDENCE in texts_of(make_inputs(rates=rates))
+    assert UNCLEAR in texts_of(make_inputs(rates=rates))
 
 
-def test_a_strong_control_is_named_in_the_headline() -> None:
-    limits = " ".join(write_headline(make_inputs()).limits)
-    assert "random_vit (3.88)" in limits
+def test_the_map_is_not_the_ridges() -> None:
+    """RidgeR's own test of the image says nothing about a map that the forest drew."""
+    inputs = make_inputs(rates=make_rates(AUTOC | {"image_multi": (0.01, 0.07)}, {"image_multi": (0.26, 0.07)}))
+    assert not {NO_EVIDENCE, UNCLEAR} & set(texts_of(inputs))
+    guards = [(row["configuration"], row["estimator"]) for row in map_guards(inputs)]
+    full = "image_multi+tabular"
+    assert guards == [(full, "ridge"), (full, "forest"), ("image_multi", "forest")]
+
+
+@pytest.mark.parametrize("weak", ["ridge", "forest"])
+def test_estimators_that_disagree_are_no_finding(weak: str, tmp_path: Path) -> None:
+    """Whichever estimator rejects: both are named with their p, the map is struck and nothing is picked."""
+    poor, good = {"image_multi+tabular": (0.04, 0.07)}, {"image_multi+tabular": (0.28, 0.07)}
+    rates = make_rates(AUTOC | (poor if weak == "ridge" else good), good if weak == "ridge" else poor)
+    inputs = make_inputs(rates=rates)
+    headline = write_headline(inputs)
+    assert not headline.rejects
+    assert "The two estimators disagree about the ranking by image_multi+tabular" in headline.verdict
+    assert "neither may be picked afterwards: this is not a clear finding" in headline.verdict
+    names = {"ridge": "RidgeR", "forest": "the forest"}
+    strong = names[next(name for name in names if name != weak)]
+    assert f"with {strong} it is better than a random ranking (p < .001)" in headline.verdict
+    assert f"with {names[weak]} it is not distinguishable from a random ranking (p = .284)" in headline.verdict
+    assert UNCLEAR in texts_of(inputs)
+    page = write_report(inputs, tmp_path).read_text(encoding="utf-8")
+    assert "No clear evidence of heterogeneity." in page
+    assert html.escape(headline.verdict) in page
+    assert 'class="box" id="headline"' in page
+    assert headline.verdict in " ".join(print_summary(inputs).split())
+    assert headline.verdict in " ".join(print_evaluation(inputs).split())
+
+
+def test_one_untested_estimator_is_said_to_be() -> None:
+    rates = make_rates()
+    rates.loc[(rates["estimator"] == "forest"), ["p", "ratio"]] = math.nan
+    headline = write_headline(make_inputs(rates=rates))
+    assert not headline.rejects
+    assert "with the forest it is not tested" in headline.verdict
+
+
+def limits_with(**ratios: float) -> str:
+    """The headline's limits when rows have these ratios (standard error .07; a plus is written __)."""
+    changed = {name.replace("__", "+"): (0.07 * ratio, 0.07) for name, ratio in ratios.items()}
+    return " ".join(write_headline(make_inputs(rates=make_rates(AUTOC | changed))).limits)
+
+
+def test_a_control_about_as_strong_is_named_in_the_headline() -> None:
+    limits = limits_with(image_multi__tabular=3.0, random_vit=2.51, mean_colour=2.49, location=-4.0)
+    own = "(RATE ratio 3.00) random_vit (2.51)"
+    assert f"What does about as well as image_multi+tabular: with RidgeR {own}; with the forest {own}." in limits
     assert "pretraining is needed" in limits
     assert "mean_colour" not in limits
-    weak = make_rates(AUTOC | {"random_vit": (0.1, 0.07)})
-    assert "random_vit" not in " ".join(write_headline(make_inputs(rates=weak)).limits)
+    assert "location" not in limits
+    assert "does better" not in limits
+
+
+@pytest.mark.parametrize("own", [3.0, 1.0], ids=["the test rejects", "it does not"])
+def test_a_control_that_does_better_is_said_to(own: float) -> None:
+    limits = limits_with(image_multi__tabular=own, mean_colour=own + 0.51, random_vit=own - 2, location=own - 2)
+    both = f"(RATE ratio {own:.2f}) mean_colour ({own + 0.51:.2f})"
+    assert f"What does better than image_multi+tabular: with RidgeR {both}; with the forest {both}." in limits
+    assert "network is needed" in limits
+    assert "about as well" not in limits
+
+
+def test_the_survey_alone_is_a_control_of_the_pixels() -> None:
+    assert "does not show that pixels add anything to the survey" in limits_with(image_multi__tabular=3.0, tabular=2.8)
+    assert "pixels" not in limits_with(image_multi__tabular=3.0, tabular=1.8)
+
+
+@pytest.mark.parametrize(
+    ("random_vit", "words"),
+    [(4.60, "does better than"), (3.48, "does about as well as"), (2.50, "does about as well as"),
+     (2.40, "does less well than"), (math.nan, "cannot be compared with")],
+)  # fmt: skip
+def test_the_truth_does_not_flatter_the_image(random_vit: float, words: str) -> None:
+    rates = make_rates(AUTOC | {"image_multi": (0.299, 0.1), "random_vit": (0.1 * random_vit, 0.1)})
+    said = truth_sentences(make_inputs(rates=rates))
+    figures = f"(RATE ratio {fmt(random_vit, 2)} against 2.99)"
+    assert (
+        f"A network with random weights {words} image_multi with RidgeR {figures} and {words} image_multi with the "
+        f"forest {figures}."
+    ) in said
+
+
+def test_the_best_single_scale_stands_beside_all_scales() -> None:
+    rates = make_rates(AUTOC | {"image_16": (0.4, 0.1), "image_64": (0.3, 0.1), "image_multi": (0.2, 0.1)})
+    said = " ".join(truth_sentences(make_inputs(rates=rates)))
+    assert "chosen afterwards and therefore optimistic, does better than image_multi with RidgeR (image_16, " in said
+    assert "RATE ratio 4.00 against 2.00)" in said
+
+
+def test_ratios_of_different_estimators_are_not_compared() -> None:
+    """The forest's controls are strong and its image as well: RidgeR's image must not be held against them."""
+    strong = {name: (0.9, 0.07) for name in ("random_vit", "mean_colour", "image_multi", "image_multi+tabular")}
+    inputs = make_inputs(rates=make_rates(AUTOC | {"random_vit": (0.05, 0.07), "mean_colour": (0.05, 0.07)}, strong))
+    said = " ".join((*write_headline(inputs).limits, *truth_sentences(inputs)))
+    assert "does less well than image_multi with RidgeR (RATE ratio 0.71 against 3.91)" in said
+    assert "does about as well as image_multi with the forest (RATE ratio 12.86 against 12.86)" in said
+    assert "What does about as well as image_multi+tabular: with the forest" in said
+    assert "12.86 against 3.91" not in said
+
+
+def test_a_share_of_the_truth_that_may_be_chance_says_so() -> None:
+    said = " ".join(truth_sentences(make_inputs()))
+    assert "image_multi with RidgeR has 60 % of the AUTOC of the true effects." in said
+    assert "image_multi with the forest has 60 % of the AUTOC of the true effects." in said
+    weak = truth_sentences(make_inputs(rates=make_rates(AUTOC | {"image_multi": (0.11, 0.1)})))
+    assert "25 % of the AUTOC of the true effects, which is not distinguishable from none" in " ".join(weak)
 
 
 @pytest.mark.parametrize(("mean", "alarmed"), [(0.94, False), (0.96, True)])
@@ -77,9 +184,12 @@ def test_estimated_propensities_and_few_groups_are_admitted() -> None:
     rates = make_rates().assign(groups=31, low=np.nan, high=np.nan)
     headline = write_headline(make_inputs(config=make_config(trial=trial), rates=rates))
     limits = " ".join(headline.limits)
+    assert headline.rejects
+    assert "that the programme is the cause is not claimed" in headline.verdict
+    assert "gain more from the programme" not in headline.verdict
     assert "validity is not claimed" in limits
     assert "Only 31 groups" in limits
-    assert "too few clusters for an interval" in headline.figures
+    assert all("too few clusters for an interval" in figures for figures in headline.figures)
 
 
 def test_a_test_that_does_not_exist_is_not_passed() -> None:

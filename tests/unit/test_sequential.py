@@ -17,7 +17,7 @@ def run_steps(t, tasks, *, weights=None):
     design = {"propensity": 0.5, "groups": t.groups, "sample_weights": weights}
     scores = [score_fold(task, t.X, t.Y, t.W, **design) for task in tasks]
     ranked = [
-        rank_fold(RidgeEffect(), t.X, t.W, task=task, scores=fold, **design)
+        rank_fold(RidgeEffect(), t.X, t.W, task=task, scores=fold, **design).priorities
         for task, fold in zip(tasks, scores, strict=True)
     ]
     return scores, ranked
@@ -83,7 +83,7 @@ def test_scores_of_the_test_fold_do_not_reach_its_training_or_back():
     a, b = (score_fold(task, t.X, y, t.W, **design) for y in (t.Y, changed))
     assert a.ATE_hat == b.ATE_hat
     np.testing.assert_array_equal(a.Y_residual, b.Y_residual)
-    ranked = [rank_fold(RidgeEffect(), t.X, t.W, task=task, scores=s, **design).values for s in (a, b)]
+    ranked = [rank_fold(RidgeEffect(), t.X, t.W, task=task, scores=s, **design).priorities.values for s in (a, b)]
     np.testing.assert_array_equal(*ranked)
 
 
@@ -186,5 +186,5 @@ def test_bad_input_is_refused():
             sequential_rate(RidgeEffect(), t.X, t.Y, t.W, **(arguments | change))
     with pytest.raises(EvaluationError, match="`Y` has 1 NaN"):
         sequential_rate(RidgeEffect(), t.X, np.where(np.arange(120) == 5, np.nan, t.Y), t.W, **arguments)
-    with pytest.raises(EvaluationError, match="1 tasks, 0 scores"):
+    with pytest.raises(EvaluationError, match="are \\[1, 0, 0\\] long"):
         pool_folds(plan_folds(t.groups, W=t.W, num_orders=1)[:1], [], [], groups=t.groups)

@@ -3,79 +3,84 @@
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Self, overload
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
-import joblib
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from eo_cate.errors import EstimationError, EvaluationError
-from eo_cate.estimators.forest.estimates import Bag, Estimates, estimate_rows
-from eo_cate.estimators.forest.features import Scaling, check_features, distinct_rows, fit_scaling, tree_matrix
-from eo_cate.estimators.forest.trees import MAX_SEED, GrowOptions, grow_tree, load_engine, split_moments, unit_moments
+from eo_cate.estimators.forest.options import MIN_GROUPS, ForestOptions, check_feature_weights
 from eo_cate.stats import checks
-from eo_cate.types import BoolArray, FeatureBlocks, FloatArray, IntArray, as_blocks
+from eo_cate.types import FeatureBlocks, FloatArray, IntArray, as_blocks
+
+if TYPE_CHECKING:
+    from eo_cate.estimators.forest.grow import Trees
+    from eo_cate.estimators.forest.rows import FeatureBins, Rows
 
 logger = logging.getLogger(__name__)
-
-MIN_GROUPS = 10
-_SLACK = 1e-5  # so that rounding does not decide on a share that is exactly the least allowed
-_MAX_ROWS = 1024
-_MAX_LEAVES = 2**24
 
 
 @dataclass(frozen=True)
 class OobPrediction:
-    """Out-of-bag estimates of the training units, shape (n,): from the bags that leave the unit's group out."""
+    """Out-of-bag estimates of the training units, shape (n,): from the bags that leave the unit's group out.
+
+    ``Y_hat`` and ``W_hat`` are what outcome and treatment were centred at.
+    """
 
     tau_hat: FloatArray
     std_err: FloatArray
+    Y_hat: FloatArray
+    W_hat: FloatArray
 
 
 @dataclass(frozen=True)
-class _Fitted:
-    X: FeatureBlocks
-    scaling: Scaling
-    codes: IntArray
-    bags: tuple[Bag, ...]
-    in_bag: BoolArray
+class Fitted:
+    """What predictions need of a fit: bins, trees, and the codes of the training rows for those out of bag."""
+
+    bins: FeatureBins
+    trees: Trees
+    row_codes: NDArray[np.uint8]
+    row_group: IntArray
+    row_of_unit: IntArray
+    Y_hat: FloatArray
+    W_hat: FloatArray
+    blocks: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class _Units:
     Y: FloatArray
     W: FloatArray
-    propensity: FloatArray
     weights: FloatArray
     codes: IntArray
-    Y_hat: FloatArray
 
 
-class CausalForest:
+class CausalForest(ForestOptions):
     """Generalised random forest for tau(x) (Athey, Tibshirani, Wager 2019; Athey, Wager 2019).
 
     Every draw is by group: a bag holds a share of the groups, its two trees each split the bag's groups into a split
-    half and an estimation half, and out-of-bag means that the unit's group is not in the bag.
+    half and an estimation half, and out-of-bag means that the unit's group is not in the bag. Where units share their
+    features the work and memory scale with the sites.
 
     Parameters
     ----------
     num_trees : int
-        An even number: two trees share a bag (grf's ``ci.group.size`` 2).
+        An even number: two trees share a bag (grf's ``ci.group.size`` 2). 10,000 or more with embeddings: the ranking
+        of two seeds agrees only then.
     sample_fraction : float
         Share of the groups in each bag.
     mtry : int or None
-        Features tried per node; None: min(ceil(sqrt p) + 20, p). Capped at p.
+        Mean of the Poisson number of features tried per node; None: min(ceil(sqrt p) + 20, p).
     min_node_size : int
-        Each child keeps at least twice as many units of the split half (grf asks for so many treated and so many
-        controls; econml can only count units, and bound the share of each arm: ``alpha``).
+        Least number of treated and of control units of the split half in each child.
     honesty_fraction : float
         Share of a bag's groups that chooses the splits; the others fill the leaves.
     alpha : float
-        Least share of the node's units in each child, below .5, and least share of each arm in a child (or half of
-        the arm's share by design where that is less).
+        Least share of the node's variation of W - W_hat in each child, below .5.
+    feature_weights : (p,) array or None
+        Non-negative: features are drawn at a node one after the other with these chances. 0: never.
     seed : int
         Of all draws.
     num_threads : int
@@ -91,6 +96,7 @@ class CausalForest:
         min_node_size: int = 5,
         honesty_fraction: float = 0.5,
         alpha: float = 0.05,
+        feature_weights: ArrayLike | None = None,
         seed: int = 0,
         num_threads: int = 1,
     ) -> None:
@@ -100,59 +106,75 @@ class CausalForest:
         self.min_node_size = min_node_size
         self.honesty_fraction = honesty_fraction
         self.alpha = alpha
+        self.feature_weights = feature_weights
         self.seed = seed
         self.num_threads = num_threads
-        self._fitted: _Fitted | None = None
+        self._fitted: Fitted | None = None
         self._check_options()
 
     def fit(
         self,
         X: FeatureBlocks | NDArray[Any],
-        Y: FloatArray,
-        W: FloatArray,
+        Y: ArrayLike,
+        W: ArrayLike,
         *,
-        propensity: FloatArray,
-        sample_weights: FloatArray | None = None,
-        groups: IntArray | None = None,
-        Y_hat: FloatArray | float | None = None,
+        propensity: ArrayLike | None = None,
+        Y_hat: ArrayLike | Literal["forest"] | None = None,
+        W_hat: ArrayLike | None = None,
+        sample_weights: ArrayLike | None = None,
+        groups: ArrayLike | None = None,
+        site_index: ArrayLike | None = None,
     ) -> Self:
-        """Grow the forest on W - propensity and Y - Y_hat.
+        """Grow the forest on W - W_hat and Y - Y_hat.
 
         Parameters
         ----------
-        X : FeatureBlocks or (n, p) array
-            NaN = missing: set to the training mean, with an indicator column.
+        X : FeatureBlocks, (n, p) array, or (S, p) array of unique sites with ``site_index``
+            NaN = missing: at each split missing goes where the score says, or alone against all values.
         Y, W : (n,)
             Outcome, and treatment in {0, 1}.
-        propensity : (n,) or float
+        propensity : (n,) or float, optional
             P(W = 1) by design.
-        sample_weights : (n,) or None
+        Y_hat : (n,) or float, "forest" or None
+            E[Y | x] of other groups. "forest": out-of-bag predictions of a `RegressionForest`. None: the weighted mean
+            of Y when the propensity is known, else "forest", as in grf.
+        W_hat : (n,) or float, optional
+            An estimated P(W = 1 | x), of other groups. Neither this nor ``propensity``: by a `RegressionForest`.
+        sample_weights : (n,), optional
             Enter split scores and leaf means; units of weight 0 only get out-of-bag predictions.
-        groups : (n,) int or str, or None
+        groups : (n,) int or str, optional
             The indivisible blocks of every draw; None: each unit is its own. Their labels do not matter.
-        Y_hat : (n,) or float or None
-            E[Y | x] of other groups; None: the weighted mean of Y.
+        site_index : (n,) int, optional
+            Row of X of each unit.
 
         Raises
         ------
         EstimationError
             Naming the argument, what was found and what to change.
         """
-        blocks = as_blocks(X)
-        check_features(blocks)
-        units = _check_units(len(blocks), Y, W, propensity, sample_weights, groups, Y_hat)
-        scaling = fit_scaling(blocks)
-        matrix = np.asfortranarray(tree_matrix(blocks, scaling))
-        codes = np.where(units.weights > 0, units.codes, -1)
-        num_groups = int(units.codes.max()) + 1
-        active = np.flatnonzero(np.bincount(codes[codes >= 0], minlength=num_groups))
-        if len(active) < MIN_GROUPS:
-            raise EstimationError(
-                f"`groups` holds {len(active)} groups with positive weight, at least {MIN_GROUPS} are needed: "
-                "a forest cannot be grown on so few clusters"
-            )
-        in_bag, bags = self._grow_bags(matrix, units, codes, active, num_groups)
-        self._fitted = _Fitted(X=blocks, scaling=scaling, codes=units.codes, bags=bags, in_bag=in_bag)
+        from eo_cate.estimators.forest import grow, rows
+
+        self._check_options()
+        blocks = _blocks_of(X, site_index)
+        rows.check_features(blocks)
+        units = _check_units(len(blocks), Y, W, sample_weights, groups, self.min_node_size)
+        chances = check_feature_weights(self.feature_weights, blocks.shape[1])
+        centre_W = self._centre_treatment(blocks, units, propensity, W_hat)
+        is_known = propensity is not None or W_hat is not None
+        centre_Y = self._centre_outcome(blocks, units, "forest" if Y_hat is None and not is_known else Y_hat)
+        bins = rows.fit_feature_bins(blocks)
+        made = rows.make_rows(*rows.distinct_rows(blocks, units.codes), units.codes, units.weights)
+        _check_groups(made)
+        codes = bins.encode(blocks, made.first)
+        counts = units.W, 1 - units.W
+        moments = rows.sum_moments(made, units.Y - centre_Y, units.W - centre_W, units.weights, counts)
+        rules = self._rules(grow, is_causal=True, feature_weights=chances)
+        trees = grow.grow_forest(
+            codes, made, moments, rules, num_trees=self.num_trees, seed=self.seed, num_threads=self.num_threads
+        )
+        if not (trees.nodes[:, 0] >= 0).any():
+            logger.warning("no feature could be split on: tau_hat is the same, the average effect, everywhere")
+        self._fitted = Fitted(bins, trees, codes, made.group, made.of_unit, centre_Y, centre_W, blocks.blocks)
         return self
 
     @overload
@@ -172,20 +194,17 @@ class CausalForest:
         EstimationError
             Before `fit`, and when the features are not those of `fit`.
         """
-        fitted = self._require_fitted()
+        from eo_cate.estimators.forest import predict, rows
+
+        fitted = self.require_fitted()
         blocks = as_blocks(X)
-        check_features(blocks)
-        names, known = blocks.names, fitted.scaling.names
-        if len(names) != len(known) or (isinstance(X, FeatureBlocks) and names != known):
-            odd = sorted(set(names) ^ set(known))[:5] or "the order differs"
-            raise EstimationError(
-                f"`X` has {len(names)} columns that are not the {len(known)} of `fit` ({odd}): give the same features"
-            )
-        rows, inverse = distinct_rows(blocks)
-        estimates = self._estimate(blocks.take(rows), None, std_err)
-        tau_hat = estimates.tau_hat[inverse]
-        _report_gaps(tau_hat)
-        return tau_hat if estimates.std_err is None else (tau_hat, estimates.std_err[inverse])
+        rows.check_features(blocks)
+        rows.check_same_features(blocks, fitted.bins.names, by_name=isinstance(X, FeatureBlocks))
+        first, place = rows.distinct_rows(blocks)
+        codes = fitted.bins.encode(blocks, first)
+        tau_hat, errors = predict.estimate_effects(fitted.trees, codes, std_err=std_err, num_threads=self.num_threads)
+        _report_gaps(tau_hat[place])
+        return tau_hat[place] if errors is None else (tau_hat[place], errors[place])
 
     def oob(self) -> OobPrediction:
         """Out-of-bag tau_hat and std_err of the training units, in their order.
@@ -195,100 +214,111 @@ class CausalForest:
         EstimationError
             Before `fit`.
         """
-        fitted = self._require_fitted()
-        rows, inverse = distinct_rows(fitted.X, fitted.codes)
-        estimates = self._estimate(fitted.X.take(rows), fitted.codes[rows], True)
-        assert estimates.std_err is not None
-        _report_gaps(estimates.tau_hat[inverse])
-        return OobPrediction(tau_hat=estimates.tau_hat[inverse], std_err=estimates.std_err[inverse])
+        from eo_cate.estimators.forest import predict
 
-    def _estimate(self, X: FeatureBlocks, codes: IntArray | None, std_err: bool) -> Estimates:
-        fitted = self._require_fitted()
-        size = int(np.clip(_MAX_LEAVES // self.num_trees, 64, _MAX_ROWS))
-
-        def work(start: int) -> Estimates:
-            rows = np.arange(start, min(start + size, len(X)))
-            use = None if codes is None else ~fitted.in_bag[:, codes[rows]]
-            matrix = tree_matrix(X.take(rows), fitted.scaling)
-            return estimate_rows(fitted.bags, matrix, use=use, std_err=std_err)
-
-        parts = _run_threads(work, range(0, len(X), size), self.num_threads)
-        errors = [part.std_err for part in parts if part.std_err is not None]
-        return Estimates(
-            tau_hat=np.concatenate([np.empty(0), *(part.tau_hat for part in parts)]),
-            std_err=np.concatenate([np.empty(0), *errors]) if std_err else None,
+        fitted = self.require_fitted()
+        tau_hat, errors = predict.estimate_effects(
+            fitted.trees, fitted.row_codes, groups=fitted.row_group, std_err=True, num_threads=self.num_threads
         )
+        assert errors is not None
+        place = fitted.row_of_unit
+        _report_gaps(tau_hat[place])
+        return OobPrediction(tau_hat[place], errors[place], fitted.Y_hat, fitted.W_hat)
 
-    def _grow_bags(
-        self, matrix: FloatArray, units: _Units, codes: IntArray, active: IntArray, num_groups: int
-    ) -> tuple[BoolArray, tuple[Bag, ...]]:
-        """Membership of groups, shape (bags, G), and the two trees of each bag. Rows of code -1 are never drawn."""
-        load_engine()
-        Y, W = units.Y - units.Y_hat, units.W - units.propensity
-        split, moments = split_moments(Y, units.W, units.propensity), unit_moments(Y, W, units.weights)
-        weights = None if np.ptp(units.weights) == 0 else units.weights
-        options = self._grow_options(matrix.shape[1], float(np.mean(units.propensity)))
-        bag_size = max(int(len(active) * self.sample_fraction), 2)
-        split_size = int(np.clip(round(bag_size * self.honesty_fraction), 1, bag_size - 1))
+    def variable_importance(self, *, by: Literal["feature", "block"] = "feature") -> dict[str, float]:
+        """Share of early splits by feature, or summed by block (a scale, tabular): grf's definition, of sum 1.
 
-        def work(b: int) -> tuple[IntArray, Bag]:
-            rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(b,)))
-            drawn = rng.permutation(active)[:bag_size]
-            plans = [(rng.permutation(drawn), rng.integers(1, MAX_SEED, size=2)) for _ in range(2)]
-            first, second = (
-                grow_tree(
-                    matrix,
-                    split,
-                    moments,
-                    split_rows=_rows_of(order[:split_size], codes, num_groups),
-                    estimation_rows=_rows_of(order[split_size:], codes, num_groups),
-                    weights=weights,
-                    options=options,
-                    seeds=(int(seeds[0]), int(seeds[1])),
-                )
-                for order, seeds in plans
-            )
-            return drawn, (first, second)
+        It says what the trees used, not what the effect depends on: correlated features share it.
+        """
+        from eo_cate.estimators.forest.importance import split_importance
 
-        grown = _run_threads(work, range(self.num_trees // 2), self.num_threads)
-        in_bag = np.zeros((len(grown), num_groups), dtype=np.bool_)
-        for b, (drawn, _) in enumerate(grown):
-            in_bag[b, drawn] = True
-        return in_bag, tuple(bag for _, bag in grown)
+        fitted = self.require_fitted()
+        shares = split_importance(fitted.trees, len(fitted.bins.names))
+        labels = fitted.bins.names if by == "feature" else fitted.blocks
+        found = dict.fromkeys(labels, 0.0)
+        for label, share in zip(labels, shares.tolist(), strict=True):
+            found[label] += share
+        return found
 
-    def _grow_options(self, p: int, mean_propensity: float) -> GrowOptions:
-        mtry = min(math.ceil(math.sqrt(p)) + 20, p) if self.mtry is None else min(self.mtry, p)
-        share = min(self.alpha, mean_propensity / 2, (1 - mean_propensity) / 2) * (1 - _SLACK)
-        return GrowOptions(mtry=mtry, min_leaf=2 * self.min_node_size, alpha=self.alpha, min_arm_share=share)
+    def save(self, path: Path) -> None:
+        """Write the fitted forest to ``path`` (.npz: arrays, and options as JSON; no pickle)."""
+        from eo_cate.estimators.forest.storage import save_forest
 
-    def _check_options(self) -> None:
-        if self.num_trees < 2 or self.num_trees % 2:
-            raise EstimationError(f"`num_trees` is {self.num_trees}: give an even number, two trees share a bag")
-        for name in ("min_node_size", "mtry", "num_threads"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise EstimationError(f"`{name}` is {value}: give 1 or more")
-        for name, upper in (("sample_fraction", 1.0), ("honesty_fraction", 1.0), ("alpha", 0.5)):
-            if not 0 < getattr(self, name) < upper:
-                raise EstimationError(f"`{name}` is {getattr(self, name)}: give a number between 0 and {upper:g}")
+        save_forest(self, path)
 
-    def _require_fitted(self) -> _Fitted:
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read a forest that `save` wrote; it predicts bit for bit the same.
+
+        Raises
+        ------
+        EstimationError
+            When the file is not one.
+        """
+        from eo_cate.estimators.forest.storage import load_forest
+
+        return load_forest(cls, path)
+
+    def set_fitted(self, fitted: Fitted) -> None:
+        """Take the state of another fit."""
+        self._fitted = fitted
+
+    def require_fitted(self) -> Fitted:
+        """The state of `fit`, or an EstimationError."""
         if self._fitted is None:
             raise EstimationError("this CausalForest is not fitted: call `fit` first")
         return self._fitted
 
+    def _centre_treatment(
+        self, X: FeatureBlocks, units: _Units, propensity: ArrayLike | None, W_hat: ArrayLike | None
+    ) -> FloatArray:
+        if propensity is not None and W_hat is not None:
+            raise EstimationError("both `propensity` and `W_hat` are given: a known propensity is not to be estimated")
+        n = len(units.W)
+        try:
+            if propensity is not None:
+                return checks.propensity_vector(propensity, n)
+            if W_hat is not None:
+                return checks.vector("W_hat", np.full(n, W_hat) if np.ndim(W_hat) == 0 else W_hat, length=n)
+        except EvaluationError as error:
+            raise EstimationError(str(error)) from error
+        return self._regress(X, units.W, units)
 
-def _rows_of(groups: IntArray, codes: IntArray, num_groups: int) -> IntArray:
-    member = np.zeros(num_groups + 1, dtype=np.bool_)  # the last place answers code -1
-    member[groups] = True
-    return np.flatnonzero(member[codes])
+    def _centre_outcome(
+        self, X: FeatureBlocks, units: _Units, Y_hat: ArrayLike | Literal["forest"] | None
+    ) -> FloatArray:
+        n = len(units.Y)
+        if isinstance(Y_hat, str):
+            if Y_hat != "forest":
+                raise EstimationError(f"`Y_hat` is {Y_hat!r}: give values, 'forest' or None")
+            return self._regress(X, units.Y, units)
+        centre = np.average(units.Y, weights=units.weights) if Y_hat is None else Y_hat
+        try:
+            return checks.vector("Y_hat", np.full(n, centre) if np.ndim(centre) == 0 else centre, length=n)
+        except EvaluationError as error:
+            raise EstimationError(str(error)) from error
+
+    def _regress(self, X: FeatureBlocks, values: FloatArray, units: _Units) -> FloatArray:
+        from eo_cate.estimators.forest.regression_forest import RegressionForest
+
+        forest = RegressionForest(seed=self.seed, num_threads=self.num_threads)
+        return forest.fit(X, values, sample_weights=units.weights, groups=units.codes).oob()
 
 
-def _run_threads(work: Any, items: Sequence[int], num_threads: int) -> list[Any]:
-    if num_threads == 1 or len(items) < 2:
-        return [work(item) for item in items]
-    done: list[Any] = joblib.Parallel(n_jobs=num_threads, backend="threading")(joblib.delayed(work)(i) for i in items)
-    return done
+def _blocks_of(X: FeatureBlocks | NDArray[Any], site_index: ArrayLike | None) -> FeatureBlocks:
+    if site_index is None:
+        return as_blocks(X)
+    if isinstance(X, FeatureBlocks):
+        raise EstimationError("`X` holds its own site_index: give `site_index` only with a matrix of unique sites")
+    return FeatureBlocks.from_array(X, site_index=np.asarray(site_index, dtype=np.int64))
+
+
+def _check_groups(rows: Rows) -> None:
+    if len(rows.active) < MIN_GROUPS:
+        raise EstimationError(
+            f"`groups` holds {len(rows.active)} groups with positive weight, at least {MIN_GROUPS} are needed: "
+            "a forest cannot be grown on so few clusters"
+        )
 
 
 def _report_gaps(tau_hat: FloatArray) -> None:
@@ -299,20 +329,17 @@ def _report_gaps(tau_hat: FloatArray) -> None:
         )
 
 
-def _check_units(
-    n: int, Y: Any, W: Any, propensity: Any, sample_weights: Any, groups: Any, Y_hat: FloatArray | float | None
-) -> _Units:
+def _check_units(n: int, Y: Any, W: Any, sample_weights: Any, groups: Any, min_node_size: int) -> _Units:
     try:
         outcome, treatment = checks.vector("Y", Y, length=n), checks.treatment_vector(W, n)
-        known = checks.propensity_vector(propensity, n)
         weights = checks.weights_vector(sample_weights, n)
         codes, _ = checks.group_codes(groups, n)
-        weights = weights / weights.mean()
-        centre = np.average(outcome, weights=weights) if Y_hat is None else Y_hat
-        fitted = checks.vector("Y_hat", np.full(n, centre) if np.ndim(centre) == 0 else centre, length=n)
     except EvaluationError as error:
         raise EstimationError(str(error)) from error
+    used = int((weights > 0).sum())
+    if used < 4 * min_node_size:
+        raise EstimationError(f"`Y` has {used} units with weight: fewer than 4 x `min_node_size` ({4 * min_node_size})")
     treated = int(treatment[weights > 0].sum())
-    if treated in (0, int((weights > 0).sum())):
+    if treated in (0, used):
         raise EstimationError(f"`W` has {treated} treated units of {n}: both arms are needed to learn an effect")
-    return _Units(Y=outcome, W=treatment, propensity=known, weights=weights, codes=codes, Y_hat=fitted)
+    return _Units(Y=outcome, W=treatment, weights=weights / weights.mean(), codes=codes)

@@ -1,50 +1,11 @@
-"""From leaf means to tau_hat and its debiased little-bags variance, a block of rows at a time."""
+"""The arithmetic of tau_hat and its debiased little-bags variance (METHODS.md, section 8, 8 and 9)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import log_ndtr
 
-from eo_cate.estimators.forest.trees import NUM_MOMENTS, GrownTree
-from eo_cate.types import BoolArray, FloatArray, IntArray
-
-Bag = tuple[GrownTree, GrownTree]
-
-
-@dataclass(frozen=True)
-class Estimates:
-    """tau_hat and std_err of each row, shape (n,); NaN where no tree, or no variation of W, speaks for the row."""
-
-    tau_hat: FloatArray
-    std_err: FloatArray | None
-
-
-def estimate_rows(
-    bags: Sequence[Bag], matrix: FloatArray, *, use: BoolArray | None = None, std_err: bool = False
-) -> Estimates:
-    """Estimate each row from all bags, or from the bags that ``use`` (bags, n) allows it.
-
-    Each row is summed over bags in their order: the result does not depend on which rows come along.
-    """
-    leaves = np.empty((len(bags), 2, len(matrix)), dtype=np.int32)
-    sums, count = np.zeros((len(matrix), NUM_MOMENTS)), np.zeros(len(matrix), dtype=np.int64)
-    for b, bag in enumerate(bags):
-        rows = slice(None) if use is None else np.flatnonzero(use[b])
-        count[rows] += 1
-        for t, grown in enumerate(bag):
-            leaves[b, t] = grown.apply(matrix)
-            sums[rows] += grown.means[leaves[b, t, rows]]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        means = sums / (2 * count)[:, None]
-        tau_hat = solve_effect(means)
-    if not std_err:
-        return Estimates(tau_hat=tau_hat, std_err=None)
-    variance = _variance(bags, leaves, use, influence_coefficients(means, tau_hat), count)
-    return Estimates(tau_hat=tau_hat, std_err=np.sqrt(variance))
+from eo_cate.types import FloatArray, IntArray
 
 
 def solve_effect(means: FloatArray) -> FloatArray:
@@ -68,21 +29,6 @@ def influence_coefficients(means: FloatArray, tau_hat: FloatArray) -> FloatArray
         parts = np.stack([W * mu, -W, W * tau_hat - omega * mu, omega, -omega * tau_hat], axis=1)
         coefficients: FloatArray = parts / (omega * WW - W * W)[:, None]
     return coefficients
-
-
-def _variance(
-    bags: Sequence[Bag], leaves: NDArray[np.int32], use: BoolArray | None, coefficients: FloatArray, count: IntArray
-) -> FloatArray:
-    between, total = np.zeros(len(coefficients)), np.zeros(len(coefficients))
-    for b, bag in enumerate(bags):
-        rows = slice(None) if use is None else np.flatnonzero(use[b])
-        first, second = (
-            np.einsum("ij,ij->i", coefficients[rows], grown.means[leaves[b, t, rows]]) for t, grown in enumerate(bag)
-        )
-        between[rows] += ((first + second) / 2) ** 2
-        total[rows] += (first**2 + second**2) / 2
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return debiased_variance(between / count, total / count, count)
 
 
 def debiased_variance(between: FloatArray, total: FloatArray, num_bags: IntArray) -> FloatArray:

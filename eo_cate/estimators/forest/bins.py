@@ -1,0 +1,73 @@
+"""Features as codes of one byte: values enter the trees only through their order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eo_cate.errors import EstimationError
+from eo_cate.estimators.forest.jit import kernel
+from eo_cate.types import FloatArray
+
+MOST_BINS = 255
+MISSING = 255
+_PAD = np.inf
+
+Codes = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Bins:
+    """Cuts between bins, ascending, shape (p, 255), padded with infinity: code = number of cuts below the value."""
+
+    cuts: FloatArray
+
+    def take(self, columns: slice) -> Bins:
+        """Bins of some columns."""
+        return Bins(self.cuts[columns])
+
+    def encode(self, X: NDArray[Any]) -> Codes:
+        """Codes of (rows, p) values; 255 marks NaN."""
+        if X.shape[1] != len(self.cuts):
+            raise EstimationError(f"{X.shape[1]} columns to encode, but bins of {len(self.cuts)}")
+        out = np.empty(X.shape, dtype=np.uint8)
+        _encode(np.ascontiguousarray(X, dtype=np.float32), self.cuts, out)
+        return out
+
+
+def fit_bins(X: NDArray[Any]) -> Bins:
+    """Bins of each column of (rows, p) values: one per distinct value, or 255 of equally many distinct values.
+
+    Cuts lie midway between neighbouring distinct values, so equal values never part, and how often a value occurs does
+    not move them: rows of sites and rows of their units give the same bins.
+    """
+    cuts = np.full((X.shape[1], MOST_BINS), _PAD)
+    for j in range(X.shape[1]):
+        column = np.sort(X[:, j].astype(np.float32))  # NaN last
+        distinct = column[np.append(True, column[1:] > column[:-1])] if len(column) else column
+        distinct = distinct[~np.isnan(distinct)].astype(np.float64)
+        num_bins = min(len(distinct), MOST_BINS)
+        if num_bins > 1:
+            last = (np.arange(1, num_bins) * len(distinct)) // num_bins - 1
+            cuts[j, : num_bins - 1] = (distinct[last] + distinct[last + 1]) / 2
+    return Bins(cuts)
+
+
+@kernel
+def _encode(X: NDArray[Any], cuts: NDArray[Any], out: NDArray[Any]) -> None:
+    for i in range(X.shape[0]):
+        for j in range(X.shape[1]):
+            x = X[i, j]
+            if np.isnan(x):
+                out[i, j] = MISSING
+                continue
+            place = 0
+            step = 128
+            while step:
+                if cuts[j, place + step - 1] < x:
+                    place += step
+                step >>= 1
+            out[i, j] = place

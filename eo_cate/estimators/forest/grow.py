@@ -1,0 +1,176 @@
+"""Growing a forest over threads, and the flat arrays that remain of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import joblib
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import poisson
+
+from eo_cate.estimators.forest import kernels
+from eo_cate.estimators.forest.bins import MISSING, Codes
+from eo_cate.estimators.forest.jit import announce_compilation
+from eo_cate.estimators.forest.rows import Rows, align_rows
+from eo_cate.types import BoolArray, FloatArray, IntArray
+
+_BLOCK_OF_BAGS = 8
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How trees are grown.
+
+    Parameters
+    ----------
+    is_causal : bool
+        Split for tau (W varies) or for the mean of Y.
+    min_count : float
+        Least of each count (kernels.py) in either child.
+    alpha : float
+        Least share of the node's variation of W (of its count, for a regression) in either child.
+    sample_fraction, honesty_fraction : float
+    mtry : int or None
+    feature_weights : (p,) or None
+    """
+
+    is_causal: bool
+    min_count: float
+    alpha: float
+    sample_fraction: float
+    honesty_fraction: float
+    mtry: int | None
+    feature_weights: FloatArray | None
+
+
+@dataclass(frozen=True)
+class Trees:
+    """All trees, one after the other; two per bag.
+
+    Parameters
+    ----------
+    nodes : (N, 2) int32
+        (feature, left child) with the right child behind it, or (-1, leaf); counted within the tree.
+    cuts : (N, 2) uint8
+        Largest code that goes left, and whether missing goes left.
+    means : (L, 5) float64
+        Means of (omega, omega Y, omega W, omega WY, omega WW) over the estimation units of each leaf.
+    node_start, leaf_start : (num_trees + 1,) int64
+    in_bag : (bags, G) bool
+    """
+
+    nodes: NDArray[np.int32]
+    cuts: Codes
+    means: FloatArray
+    node_start: IntArray
+    leaf_start: IntArray
+    in_bag: BoolArray
+
+
+@dataclass(frozen=True)
+class _Plan:
+    data: tuple[Any, ...]
+    rules: tuple[Any, ...]
+    draws: tuple[Any, ...]
+    most_rows: int
+    most_leaves: int
+
+
+def default_mtry(p: int) -> int:
+    """Features per node as in grf: min(ceil(sqrt p) + 20, p)."""
+    return min(math.ceil(math.sqrt(p)) + 20, p)
+
+
+def grow_forest(
+    codes: Codes, rows: Rows, moments: FloatArray, rules: Rules, *, num_trees: int, seed: int, num_threads: int
+) -> Trees:
+    """Grow num_trees / 2 bags of two trees; the result does not depend on ``num_threads``."""
+    plan = _make_plan(codes, rows, moments, rules, seed)
+
+    def work(bags: IntArray) -> tuple[Any, ...]:
+        args = plan.data, plan.rules, plan.draws, len(rows.start) - 1, bags, plan.most_rows, plan.most_leaves
+        grown: tuple[Any, ...] = kernels.grow_bags(*args)
+        return grown
+
+    parts = run_threads(work, blocks_of(num_trees // 2, _BLOCK_OF_BAGS), num_threads)
+    in_bag, nodes, cuts, means, counts = (np.concatenate(part) for part in zip(*parts, strict=True))
+    starts = np.vstack([np.zeros((1, 2), dtype=np.int64), np.cumsum(counts, axis=0)])
+    return Trees(nodes, cuts, means, starts[:, 0].copy(), starts[:, 1].copy(), in_bag)
+
+
+def leave_out(
+    codes: Codes,
+    rows: Rows,
+    moments: FloatArray,
+    rules: Rules,
+    u: FloatArray,
+    *,
+    num_trees: int,
+    seed: int,
+    num_threads: int,
+) -> FloatArray:
+    """Out-of-bag predictions of each column of ``u`` (R, B) by regression trees on the same bags and seeds, (R, B)."""
+    plan = _make_plan(codes, rows, moments, rules, seed)
+
+    def work(bags: IntArray) -> tuple[Any, ...]:
+        data = (*plan.data[:2], align_rows(moments), plan.data[3])
+        args = data, plan.rules, plan.draws, len(rows.start) - 1, bags, plan.most_rows, plan.most_leaves, u
+        found: tuple[Any, ...] = kernels.leave_out_sums(*args)
+        return found
+
+    sums = np.zeros((*u.shape, 2))
+    for part, _ in run_threads(work, blocks_of(num_trees // 2, 4 * _BLOCK_OF_BAGS), num_threads):
+        sums += part
+    with np.errstate(invalid="ignore", divide="ignore"):
+        predictions: FloatArray = sums[:, :, 1] / sums[:, :, 0]
+    return predictions
+
+
+def _make_plan(codes: Codes, rows: Rows, moments: FloatArray, rules: Rules, seed: int) -> _Plan:
+    announce_compilation()
+    p = codes.shape[1]
+    mtry = default_mtry(p) if rules.mtry is None else min(rules.mtry, p)
+    weights = rules.feature_weights
+    cumulative = np.empty(0) if weights is None else np.cumsum(weights)
+    bag_size = max(int(len(rows.active) * rules.sample_fraction), 2)
+    split_size = int(np.clip(round(bag_size * rules.honesty_fraction), 1, bag_size - 1))
+    sizes = np.sort(np.diff(rows.start))[::-1]
+    units = np.sort(np.bincount(rows.group, weights=moments[:, 5:7].sum(axis=1) / 2))[::-1]
+    most_rows = int(sizes[: max(split_size, bag_size - split_size)].sum())
+    most_leaves = 1 + min(most_rows, int(units[:split_size].sum() / rules.min_count))
+    data = (codes, np.ascontiguousarray(codes.T), moments, (codes == MISSING).any(axis=0))
+    least_score = 1e-18 * _outcome_scale(moments)
+    settings = (rules.is_causal, _number_cdf(mtry, p), cumulative, float(rules.min_count), rules.alpha, least_score)
+    draws = (np.uint64(seed), rows.active, rows.start, bag_size, split_size)
+    return _Plan(data, settings, draws, most_rows, most_leaves)
+
+
+def _outcome_scale(moments: FloatArray) -> float:
+    """Sum of squares of the rows' outcomes: scores below a tiny part of it are rounding."""
+    return float((moments[:, 1] ** 2).sum())
+
+
+def _number_cdf(mtry: int, p: int) -> FloatArray:
+    """P(number drawn <= k), k = 1..: Poisson with mean ``mtry``, at least 1, at most p."""
+    most = min(p, int(mtry + 10 * math.sqrt(mtry) + 20))
+    cdf = np.asarray(poisson.cdf(np.arange(1, most + 1), mtry), dtype=np.float64)
+    cdf[-1] = 1.0
+    return cdf
+
+
+def blocks_of(number: int, size: int) -> list[IntArray]:
+    """0..number-1 in blocks; their size must not depend on the number of threads."""
+    every = np.arange(number, dtype=np.int64)
+    return [every[first : first + size] for first in range(0, number, size)]
+
+
+def run_threads(work: Callable[[IntArray], Any], items: Sequence[IntArray], num_threads: int) -> list[Any]:
+    """``work`` of each item, in their order."""
+    if num_threads == 1 or len(items) < 2:
+        return [work(item) for item in items]
+    done: list[Any] = joblib.Parallel(n_jobs=num_threads, backend="threading")(joblib.delayed(work)(i) for i in items)
+    return done

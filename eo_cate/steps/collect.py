@@ -1,0 +1,117 @@
+"""Results of the other steps as the inputs of the report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from eo_cate import report
+from eo_cate.evaluation import RateGain
+from eo_cate.report import ReportInputs
+from eo_cate.steps.context import FULL, IMAGE, Run
+from eo_cate.steps.evaluate import CONTROLS, TARGETS, Evaluated
+from eo_cate.steps.inputs import Inputs
+from eo_cate.steps.mapping import DrawnMap
+from eo_cate.steps.quality import Quality
+from eo_cate.steps.questions import Answers
+from eo_cate.steps.search import ScaleSearch
+from eo_cate.store import file_digest
+from eo_cate.trial import trial_summary
+
+
+def collect(
+    run: Run,
+    inputs: Inputs,
+    evaluated: Evaluated,
+    answers: Answers,
+    quality: Mapping[str, Quality],
+    search: ScaleSearch,
+    drawn: DrawnMap | None,
+) -> ReportInputs:
+    """Everything that the report shows."""
+    forest = evaluated.ranked.get("forest", {})
+    table, search_p, _ = collect_search(search)
+    images = [name for name in forest if name.startswith("image") and not name.endswith(("tabular", "location"))]
+    return ReportInputs(
+        config=run.config,
+        summary=trial_summary(inputs.trial),
+        ate=(evaluated.ate.estimate, evaluated.ate.std_err),
+        rates=_rates(run, inputs, evaluated),
+        tocs={
+            estimator: {name: report.toc_of(found["AUTOC"]) for name, found in rates.items()}
+            for estimator, rates in evaluated.rates.items()
+        },
+        placebo_tocs=np.stack(bands) if (bands := [f["AUTOC"].toc for f in evaluated.placebo.values()]) else None,
+        shuffled_ratios=np.array([found["AUTOC"].ratio for found in evaluated.placebo.values()]),
+        tests=pd.DataFrame(
+            [report.test_row(a.question, a.configuration, a.given, a.test, tried=search.tried) for a in answers.tests]
+        ),
+        contrasts=_contrasts(answers),
+        search=table,
+        search_p=search_p,
+        **_instruments(quality),
+        map=None if drawn is None else drawn.layers,
+        map_check=None if drawn is None else drawn.check,
+        truth=report.truth_by_site(
+            inputs.trial,
+            {name: [found.priorities for found in forest[name]] for name in images},
+            evaluated.folds["forest"].tasks,
+        ),
+        sources=report.collect_sources(
+            run.config,
+            units_sha256=file_digest(run.data_dir / run.config.trial.units),
+            imagery_digest=inputs.reader.digest,
+        ),
+        versions=report.collect_versions(),
+        timings=run.timings,
+    )
+
+
+def _rates(run: Run, inputs: Inputs, evaluated: Evaluated) -> pd.DataFrame:
+    """Every rate; below 40 groups rows of the pre-specified configuration without figures."""
+    if not evaluated.rates:
+        groups = len(np.unique(inputs.trial.groups))
+        return report.missing_rates(FULL, estimators=("forest", "ridge"), targets=TARGETS, groups=groups)
+    rates = report.rate_table(evaluated.rates, controls=(*CONTROLS, "oracle"))
+    return pd.concat([rates, report.placebo_rows(evaluated.placebo, estimator="ridge")], ignore_index=True)
+
+
+def _instruments(quality: Mapping[str, Quality]) -> dict[str, Any]:
+    """The tables of calibration, groups, covariates and policy value."""
+    rows: dict[str, list[dict[str, Any]]] = {"calibration": [], "gates": [], "clan": [], "policy": []}
+    for estimator, found in quality.items():
+        rows["calibration"] += report.calibration_rows(FULL, estimator, found.calibration)
+        rows["gates"] += report.gates_rows(FULL, estimator, found.gates)
+        rows["policy"] += report.policy_rows(FULL, estimator, found.policy)
+        if found.clan is not None:
+            ends = int(found.gates.num_units[0] + found.gates.num_units[-1])
+            rows["clan"] += report.clan_rows(estimator, found.clan, units=ends)
+    return {name: pd.DataFrame(table) for name, table in rows.items() if table}
+
+
+def collect_search(search: ScaleSearch) -> tuple[pd.DataFrame, dict[str, float], dict[str, Any] | None]:
+    """The table of the search, its leading p, and the row of the honest gain."""
+    table = report.search_table(search.sets, search.family, search.rates, tried=search.tried)
+    p = {
+        "everything": search.everything.p,
+        "family": search.family.p,
+        "draws": search.family.num_draws,
+        "tried": search.tried,
+        "corrected": len(search.sets),
+    }
+    return table, p, None if search.gain is None else _gain_row("ridge", search.gain)
+
+
+def _gain_row(estimator: str, gain: RateGain) -> dict[str, Any]:
+    chosen = ", ".join(f"{name} {share:.0%}" for name, share in gain.chosen.items() if share > 0)
+    return report.contrast_row(IMAGE, "chosen single", estimator, gain.contrast, chosen)
+
+
+def _contrasts(answers: Answers) -> pd.DataFrame:
+    rows = [_gain_row(estimator, gain) for estimator, gain in answers.gains.items()]
+    for estimator, found in answers.contrasts.items():
+        rows += [report.contrast_row(*pair, estimator, contrast) for pair, contrast in found.items()]
+    return pd.DataFrame(rows, columns=list(report.CONTRAST_COLUMNS))
