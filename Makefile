@@ -3,10 +3,12 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install demo test lint
+.PHONY: help install demo test lint study bench
 help:
 	@echo "make demo     run the whole pipeline on a simulated trial over real Sentinel-2 pixels -> runs/demo/report.html"
 	@echo "make test     style, types, import contract and the whole test suite"
+	@echo "make study    the long simulations behind docs/validity.md (hours; resumable)"
+	@echo "make bench    benchmarks against their rivals, the quick form"
 	@echo "make install  only the environment (.venv, from requirements.lock), the weights and the demo scene"
 
 install: .venv/.installed
@@ -25,6 +27,12 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+study: install
+	$(BIN)/python pipelines/validity_study.py
+
+bench: install
+	for file in benchmarks/rate.py benchmarks/search.py benchmarks/forest.py; do $(BIN)/python $$file --quick || exit 1; done
 
 test: lint
 	$(BIN)/python -m pytest

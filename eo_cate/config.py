@@ -63,6 +63,10 @@ class TrialConfig(_Part):
     covariates: tuple[str, ...] = Field((), description="Numeric covariates measured before the treatment.")
     missing_outcome: Literal["error", "drop"] = Field("error", description="Units whose outcome is missing.")
     treatment_start: dt.date | None = Field(None, description="First day of the programme; imagery must be older.")
+    baseline_outcome: str | None = Field(
+        None,
+        description="The outcome before the programme: a placebo, whose RATE must not reject. May be a covariate too.",
+    )
     true_effect: str | None = Field(None, description="Simulations only: column of the true effect. Never fitted on.")
 
     @model_validator(mode="after")
@@ -161,9 +165,7 @@ class EstimatorsConfig(_Part):
     num_trees: int = Field(2000, ge=2, multiple_of=2, description="Trees per forest (an even number).")
     sample_fraction: float = Field(0.5, gt=0, lt=1, description="Share of the groups in each bag.")
     mtry: PositiveInt | None = Field(None, description="Features tried per node; absent: min(ceil(sqrt p) + 20, p).")
-    min_node_size: PositiveInt = Field(
-        5, description="A child keeps at least twice as many units, and some of each arm."
-    )
+    min_node_size: PositiveInt = Field(5, description="Least treated and least control units in each child of a split.")
     honesty_fraction: float = Field(0.5, gt=0, lt=1, description="Share of a bag's groups that chooses the splits.")
     ridge_kernel: Literal["rbf", "linear"] = Field("rbf", description="RidgeR: similarity between sites.")
     ridge_degrees_of_freedom: float = Field(10.0, gt=0, description="RidgeR: at most a quarter of the sites are used.")
@@ -173,10 +175,12 @@ class EvaluationConfig(_Part):
     """Is the ranking real?"""
 
     num_folds: Literal[3, 5] = Field(5, description="Sequential folds by group (3 is taken when groups are few).")
-    num_orders: PositiveInt = Field(20, description="Fold orders of RidgeR; the figure reported is the middle one's.")
-    num_orders_forest: PositiveInt = Field(3, description="Fold orders of the forest, which takes longer.")
+    num_orders: PositiveInt = Field(20, description="Fold orders; the figure reported is the middle one's.")
     num_replicates: int = Field(200, ge=2, description="Half-samples behind each standard error (500 in a paper).")
     num_permutations: PositiveInt = Field(10, description="Shuffled-embedding controls (with RidgeR).")
+    refit_learner: Literal["ridge", "forest"] = Field(
+        "ridge", description="What is refitted in every draw of those tests: RidgeR, or a forest of 200 trees."
+    )
     num_draws: int = Field(
         199, ge=19, description="Sign-flip draws of the refit, conditional and scale-search tests; 999 in a paper."
     )
@@ -228,10 +232,7 @@ class RunConfig(_Part):
         }
 
     @model_validator(mode="after")
-    def _check_orders(self) -> RunConfig:
-        few, many = self.evaluation.num_orders_forest, self.evaluation.num_orders
-        if few > many:
-            raise ValueError(f"evaluation: num_orders_forest {few} exceeds num_orders {many}")
+    def _check_sets(self) -> RunConfig:
         wrong = [list(s) for s in self.multiscale.sets if len(s) < 3 or not set(s) <= set(self.embeddings.scales)]
         if wrong:
             raise ValueError(

@@ -32,6 +32,8 @@ class Trial:
         One row per unique site, index ``site_id`` (str), geometry in EPSG:4326. Several units may share one.
     covariates : tuple of str
         Names of the covariate columns of ``units`` (NaN = missing).
+    baseline_outcome : str or None
+        Column of ``units`` with the outcome before the programme (no missing values): a placebo.
     true_effect : str or None
         Column of ``units`` with the unit's true effect, in simulations only. No stage fits on it.
 
@@ -44,6 +46,7 @@ class Trial:
     units: gpd.GeoDataFrame
     sites: gpd.GeoDataFrame
     covariates: tuple[str, ...] = ()
+    baseline_outcome: str | None = None
     true_effect: str | None = None
 
     def __post_init__(self) -> None:

@@ -5,6 +5,8 @@ Copy this file for a trial of your own: prepare the units table, then call `run_
 
 from pathlib import Path
 
+import pandas as pd
+
 from eo_cate.config import load_config
 from eo_cate.run import run_trial
 from eo_cate.simulation import prepare_demo
@@ -18,6 +20,8 @@ def main() -> None:
     prepare_demo(data_dir)
     result = run_trial(load_config(REPO / "configs" / "demo.yaml"), data_dir=data_dir, run_dir=run_dir)
     print(result.summary)
+    print("The same design over 20 seeds, one fold order each (`python pipelines/demo_seeds.py` makes it anew):\n")
+    print(pd.read_csv(REPO / "docs" / "demo_seeds.csv").round(2).fillna("").to_string(index=False))
     print(f"\nReport: {result.report}")
 
 

@@ -34,7 +34,8 @@ def exhibit(inputs: ReportInputs) -> str:
     head = (
         f"{date.today()}, `python pipelines/uganda_yop.py`: {summary['units']:,} units, {summary['sites']:,} sites, "
         f"{summary['groups']:,} groups;\n{config.embeddings.encoder} at {config.embeddings.input_px} px; "
-        f"forest of {config.estimators.num_trees} trees on {config.multiscale.components} components per scale, RidgeR on whole blocks;\n"
+        f"forest of {config.estimators.num_trees} trees on {config.multiscale.components} components per scale, "
+        "RidgeR on whole blocks;\n"
         f"{rows[0]['folds']} sequential folds; {config.evaluation.num_replicates} half-samples; seed {config.seed}."
     )
     columns = ("role", "configuration", "estimator", "orders", "AUTOC", "std err", "ratio", "p", "QINI ratio")
@@ -46,13 +47,13 @@ def exhibit(inputs: ReportInputs) -> str:
     return head + "\n\n" + "\n".join(f"| {line} |" for line in lines)
 
 
-def replace_block(page: Path, text: str) -> None:
-    """Put text between the page's two markers; what was written by hand around them stays."""
-    before, start, rest = page.read_text(encoding="utf-8").partition(START)
-    _, end, after = rest.partition(END)
+def replace_block(page: Path, text: str, first: str = START, last: str = END) -> None:
+    """Put text between two markers of a page; what was written by hand around them stays."""
+    before, start, rest = page.read_text(encoding="utf-8").partition(first)
+    _, end, after = rest.partition(last)
     if not (start and end):
-        raise EoCateError(f"{page}: lacks the lines {START!r} and {END!r}, between which the table is written")
-    page.write_text(f"{before}{START}\n{text}\n{END}{after}", encoding="utf-8")
+        raise EoCateError(f"{page}: lacks the lines {first!r} and {last!r}, between which the table is written")
+    page.write_text(f"{before}{first}\n{text}\n{last}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -142,7 +142,9 @@ def make_search(scales: tuple[int, ...] = (16, 64, 128), larger: tuple[tuple[int
     rows = []
     for i, chosen in enumerate(sets):
         name, ratio = "+".join(map(str, chosen)), 2.0 + 0.6 * len(chosen) - 0.07 * i
-        rows.append((f"image_{name}", name, 0.05 * ratio, 0.01, 0.02 + 0.01 * i, 0.3, 0.066 * ratio, 0.066, ratio))
+        rows.append(
+            (f"image_{name}", name, 0.05 * ratio, 0.01, 0.02 + 0.01 * i, 0.3, 0.066 * ratio, 0.066, ratio, 0.04)
+        )
     return pd.DataFrame(rows, columns=list(SEARCH_COLUMNS))
 
 

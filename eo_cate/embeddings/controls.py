@@ -59,8 +59,8 @@ def _project_km(sites: gpd.GeoDataFrame) -> NDArray[np.float64]:
     return np.column_stack([projected.x.to_numpy(), projected.y.to_numpy()])
 
 
-def permute_sites(embedding: xr.DataArray, *, seed: int) -> xr.DataArray:
-    """The shuffled control: whole rows of an embedding permuted freely over sites, all scales of a site together.
+def permute_sites(embedding: xr.DataArray, *, seed: int, within: NDArray[np.int64] | None = None) -> xr.DataArray:
+    """The shuffled control: whole rows of an embedding permuted over sites, all scales of a site together.
 
     Parameters
     ----------
@@ -68,12 +68,20 @@ def permute_sites(embedding: xr.DataArray, *, seed: int) -> xr.DataArray:
         Left as it is.
     seed : int
         Of the permutation.
+    within : (S,) int, optional
+        Stratum of each site, that rows do not leave; absent: sites are permuted freely.
 
     Returns
     -------
     DataArray
         The same coordinates, other rows; attribute ``control`` says so.
     """
-    order = np.random.default_rng(seed).permutation(embedding.sizes["site"])
+    rng = np.random.default_rng(seed)
+    size = embedding.sizes["site"]
+    if within is None:
+        order = rng.permutation(size)
+    else:
+        order = np.empty(size, dtype=np.int64)
+        order[np.argsort(within, kind="stable")] = np.lexsort((rng.random(size), within))
     shuffled = embedding.copy(data=embedding.isel(site=order).to_numpy())
     return shuffled.assign_attrs(control=f"permuted over sites, seed {seed}")

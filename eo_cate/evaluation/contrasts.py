@@ -20,7 +20,7 @@ from eo_cate.evaluation.pooling import (
     interval_95,
     pool_orders,
 )  # fmt: skip
-from eo_cate.evaluation.rate import Priorities, check_target, rank_weights, rate
+from eo_cate.evaluation.rate import Priorities, check_priorities, check_target, rank_weights, rate_over_mean
 from eo_cate.stats.checks import group_codes, weights_vector
 from eo_cate.types import CateEstimator, FeatureBlocks, FloatArray, IntArray
 
@@ -94,22 +94,62 @@ def pool_contrast(
     EvaluationError
         When the sequences disagree.
     """
-    check_sequences(tasks, scores, first, second)
+    return _pool(tasks, scores, [first, second], groups, sample_weights, target, num_replicates)
+
+
+def pool_over_mean(
+    tasks: Sequence[FoldTask],
+    scores: Sequence[FoldScores],
+    first: Sequence[Priorities],
+    others: Sequence[Sequence[Priorities]],
+    *,
+    groups: ArrayLike,
+    sample_weights: ArrayLike | None = None,
+    target: str = "AUTOC",
+    num_replicates: int = 200,
+) -> PairedContrast:
+    """RATE of a ranking less the mean RATE of several others (permutations, say), pooled as in `pool_contrast`.
+
+    Raises
+    ------
+    LeakageError, EvaluationError
+        As `pool_contrast`, or without others.
+    """
+    if not others:
+        raise EvaluationError("`others` is empty: give at least one ranking per fold to compare with")
+    return _pool(tasks, scores, [first, *others], groups, sample_weights, target, num_replicates)
+
+
+def _pool(
+    tasks: Sequence[FoldTask],
+    scores: Sequence[FoldScores],
+    rankings: list[Sequence[Priorities]],
+    groups: ArrayLike,
+    sample_weights: ArrayLike | None,
+    target: str,
+    num_replicates: int,
+) -> PairedContrast:
+    """The first ranking against the mean of the others."""
+    check_sequences(tasks, scores, *rankings)
     labels: NDArray[Any] = np.asarray(groups)
     codes, num_groups = group_codes(labels, len(labels))
     weights = weights_vector(sample_weights, len(labels))
     orders: dict[int, list[FoldRate]] = {}
-    for task, score, one, two in by_fold(tasks, scores, first, second):
-        omega = weights[task.test]
-        both = Priorities(np.column_stack([one.values, two.values]), np.union1d(one.train_groups, two.train_groups))
-        found = rate(
-            score.dr_scores, both, target=target, num_replicates=num_replicates,
-            sample_weights=omega, groups=labels[task.test], seed=task.seed,
+    for task, score, *found in by_fold(tasks, scores, *rankings):
+        inside, omega = labels[task.test], weights[task.test]
+        for one in found:
+            check_priorities(one, inside, len(task.test))
+        columns = np.column_stack([one.values for one in found])
+        result = rate_over_mean(
+            score.dr_scores, columns, target=target, num_replicates=num_replicates,
+            sample_weights=omega, groups=inside, seed=task.seed,
         )  # fmt: skip
-        std_err = float(found.std_err[2])
+        std_err = float(result.std_err[2])
         if num_groups < NULL_STD_ERR_BELOW:
-            std_err = max(std_err, _null_std_err(score.dr_scores, both.values, omega, codes[task.test], target))
-        orders.setdefault(task.order, []).append(FoldRate(float(found.estimate[2]), std_err, float(omega.sum()), found))
+            std_err = max(std_err, _null_std_err(score.dr_scores, columns, omega, codes[task.test], target))
+        orders.setdefault(task.order, []).append(
+            FoldRate(float(result.estimate[2]), std_err, float(omega.sum()), result)
+        )
     pooled = pool_orders(orders)
     estimate, std_err = float(pooled.estimates[pooled.chosen]), float(pooled.std_errs[pooled.chosen])
     folds = orders[pooled.labels[pooled.chosen]]
@@ -131,8 +171,9 @@ def pool_contrast(
 
 def _null_std_err(scores: FloatArray, values: FloatArray, omega: FloatArray, codes: IntArray, target: str) -> float:
     """`null_std_err` of a difference: the rank weights are subtracted."""
-    a, b = (rank_weights(column, omega, target=target) for column in values.T)
-    total = np.bincount(codes, weights=omega * (a - b) * (scores - np.average(scores, weights=omega)))
+    first, *others = (rank_weights(column, omega, target=target) for column in values.T)
+    a = first - np.mean(others, axis=0)
+    total = np.bincount(codes, weights=omega * a * (scores - np.average(scores, weights=omega)))
     num_groups = len(np.unique(codes))
     return float(np.sqrt(np.sum(total**2) * num_groups / (num_groups - 1)) / omega.sum())
 

@@ -148,7 +148,51 @@ def rate(
     shares = check_shares(q)
     check_target(target)
     units = _draw_units(scores, sample_weights, groups, num_replicates, seed)
-    statistics = _with_difference([_statistics(units, column, shares, target) for column in values.T])
+    return _summarise(np.stack([_statistics(units, column, shares, target) for column in values.T]), target, shares)
+
+
+def rate_over_mean(
+    dr_scores: ArrayLike,
+    priorities: ArrayLike,
+    *,
+    target: str = "AUTOC",
+    num_replicates: int = 200,
+    sample_weights: ArrayLike | None = None,
+    groups: ArrayLike | None = None,
+    seed: int = 0,
+) -> RateResult:
+    """RATE of a first ranking less the mean RATE of others, on the same half-samples.
+
+    Parameters
+    ----------
+    priorities : (n, 1 + m)
+        The first column is compared with the mean over the others; training groups are the caller's responsibility.
+
+    Other parameters as in `rate`.
+
+    Returns
+    -------
+    RateResult, three rows: first, mean of the others, difference.
+
+    Raises
+    ------
+    EvaluationError
+        As `rate`, or with fewer than two columns.
+    """
+    scores = vector("dr_scores", dr_scores)
+    values = finite_array("priorities", priorities, length=len(scores))
+    if values.ndim != 2 or values.shape[1] < 2:
+        raise EvaluationError(f"`priorities` has shape {values.shape}: give (n, 1 + m), the first against m others")
+    shares = check_shares(None)
+    check_target(target)
+    units = _draw_units(scores, sample_weights, groups, num_replicates, seed)
+    first, *others = (_statistics(units, column, shares, target) for column in values.T)
+    return _summarise(np.stack([first, np.mean(others, axis=0)]), target, shares)
+
+
+def _summarise(stacked: FloatArray, target: str, shares: FloatArray) -> RateResult:
+    """Point estimates and standard errors of one ranking, or of two and their difference."""
+    statistics = np.concatenate([stacked, stacked[:1] - stacked[1:]]) if len(stacked) == 2 else stacked
     point, replicate = statistics[:, 0], statistics[:, 1:]
     std_err = _drop_dust(replicate.std(axis=1, ddof=1))
     point = _drop_dust(point)
@@ -290,11 +334,6 @@ def _share_within_ties(weighted: FloatArray, weights: FloatArray, ranking: _Rank
     masses = np.add.reduceat(weights, ranking.ties, axis=-1)
     means: FloatArray = sums / np.where(masses > 0, masses, 1.0)
     return np.repeat(means, ranking.sizes, axis=-1)
-
-
-def _with_difference(statistics: list[FloatArray]) -> FloatArray:
-    stacked = np.stack(statistics)
-    return np.concatenate([stacked, stacked[:1] - stacked[1:]]) if len(stacked) == 2 else stacked
 
 
 def _drop_dust(values: FloatArray) -> FloatArray:

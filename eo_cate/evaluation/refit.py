@@ -101,8 +101,8 @@ class _Shard:
 def run_refit(
     problem: FlipProblem,
     configurations: Mapping[str, FeatureBlocks | NDArray[Any]],
-    learner: RefitEstimator,
     *,
+    learner: RefitEstimator,
     name: str,
     settings: Mapping[str, Any],
     min_flip_units: int,

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from eo_cate.errors import EvaluationError
-from eo_cate.estimators import RidgeR
+from eo_cate.estimators import RegressionForest, RidgeR
 from eo_cate.evaluation.flips import FlipProblem, pose_flips
 from eo_cate.evaluation.refit import Given, RefitEstimator, RefitTest, run_refit
 from eo_cate.stats.nuisances import fit_nuisances
@@ -19,6 +19,7 @@ from eo_cate.types import FeatureBlocks, as_blocks
 Features = FeatureBlocks | NDArray[Any]
 RIDGE_MINIMUM = 20
 FOREST_MINIMUM = 40
+REFIT_TREES = 200
 
 
 def refit_test(
@@ -52,8 +53,9 @@ def refit_test(
     strata : (n,) labels, optional
         Strata of 2 to 9 groups (pairs) are left out and flipped as a whole.
     sample_weights : (n,), optional
-    learner : {"ridge"} or RefitEstimator
-        ``ridge``: `RidgeR` with its defaults. Observed statistic and draws use the same one.
+    learner : {"ridge", "forest"} or RefitEstimator
+        ``ridge``: `RidgeR` with its defaults; ``forest``: an honest `RegressionForest` of 200 trees on site means,
+        refitted in every draw. Observed statistic and draws use the same one.
     num_draws : int
         B; 199 for a look, 999 for publication.
     seed : int
@@ -73,7 +75,7 @@ def refit_test(
     Raises
     ------
     EvaluationError
-        On bad vectors, below 20 flip units (ridge) or 40 (others), or an unknown learner.
+        On bad vectors, below 20 flip units (ridge) or 40 (forests), or an unknown learner.
     """
     if not configurations:
         raise EvaluationError("`configurations` is empty: give at least one name -> features")
@@ -81,7 +83,7 @@ def refit_test(
     shared = join_columns(list(configurations.values())) if nuisance_X is None else as_blocks(nuisance_X)
     problem = _pose(shared, Y, W, propensity, groups, strata, sample_weights)
     return run_refit(
-        problem, configurations, model, name=name, settings={}, min_flip_units=minimum, num_draws=num_draws,
+        problem, configurations, learner=model, name=name, settings={}, min_flip_units=minimum, num_draws=num_draws,
         method=method, seed=seed, icc=icc, stop_at=stop_at, block=None if stop_at is None else 25,
     )  # fmt: skip
 
@@ -127,8 +129,8 @@ def conditional_test(
     shared = join_columns([X, fixed]) if nuisance_X is None else as_blocks(nuisance_X)
     problem = _pose(shared, Y, W, propensity, groups, strata, sample_weights)
     return run_refit(
-        problem, {"X": X}, model, name=name, settings={}, min_flip_units=minimum, num_draws=num_draws, seed=seed,
-        given=Given(fixed, tenth_of_extent(fixed) if coordinates else None),
+        problem, {"X": X}, learner=model, name=name, settings={}, min_flip_units=minimum, num_draws=num_draws,
+        seed=seed, given=Given(fixed, tenth_of_extent(fixed) if coordinates else None),
     )  # fmt: skip
 
 
@@ -142,11 +144,13 @@ def resolve_learner(learner: str | RefitEstimator) -> tuple[RefitEstimator, str,
     """
     if learner == "ridge":
         return RidgeR(), "ridge", RIDGE_MINIMUM
+    if learner == "forest":
+        return RegressionForest(num_trees=REFIT_TREES), "forest", FOREST_MINIMUM
     if isinstance(learner, RefitEstimator) and not isinstance(learner, str):
         return learner, type(learner).__name__, RIDGE_MINIMUM if isinstance(learner, RidgeR) else FOREST_MINIMUM
     raise EvaluationError(
-        f"`learner` is {learner!r}: give 'ridge' or an object with `leave_out_predictions`; any other estimator goes "
-        "through `no_refit_test`"
+        f"`learner` is {learner!r}: give 'ridge', 'forest' or an object with `leave_out_predictions`; any other "
+        "estimator goes through `no_refit_test`"
     )
 
 

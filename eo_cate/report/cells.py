@@ -84,13 +84,13 @@ def search_cells(search: pd.DataFrame) -> Cells:
     rows = records(search)
     places = _places(rows)
     table: Cells = [
-        ("Scales, px", "Statistic", "p, alone", "Adjusted p", "p_ledger", "AUTOC", "Std. error", "RATE ratio")
+        ("Scales, px", "Statistic", "p, alone", "Adjusted p", "p_ledger", "AUTOC", "Std. error", "RATE ratio", "Holm p")
     ]
     for row in rows:
         table.append(
             (str(row["scales"]).replace("+", " + "), fmt(row["statistic"], 3), fmt_p(row["p"]),
              fmt_p(row["adjusted_p"]), fmt_p(row["p_ledger"]), fmt(row["estimate"], places),
-             fmt(row["std_err"], places), fmt(row["ratio"], 2))
+             fmt(row["std_err"], places), fmt(row["ratio"], 2), fmt_p(row["holm_p"]))
         )  # fmt: skip
     return table
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from statsmodels.stats.multitest import multipletests
 
 from eo_cate.config import RunConfig
 from eo_cate.embeddings.encoders import encoder_spec
@@ -37,7 +38,7 @@ from eo_cate.report.inputs import (
 )
 from eo_cate.types import Trial
 
-PACKAGES = ("eo-cate", "econml", "numpy", "pandas", "rasterio", "scikit-learn", "scipy", "timm", "torch")
+PACKAGES = ("eo-cate", "numba", "numpy", "pandas", "rasterio", "scikit-learn", "scipy", "timm", "torch")
 
 Rates = Mapping[str, Mapping[str, SequentialRate]]
 """Configuration -> target -> rate."""
@@ -124,13 +125,15 @@ def _figures(found: SequentialRate | None) -> tuple[float, float, float]:
 def search_table(
     sets: Mapping[str, Sequence[int]], family: RefitTest, rates: Mapping[str, SequentialRate], *, tried: int
 ) -> pd.DataFrame:
-    """One row per set of scales, columns `SEARCH_COLUMNS`."""
+    """One row per set of scales, columns `SEARCH_COLUMNS`; ``holm_p`` adjusts the sequential p, the cheap way."""
     rows = []
+    sequential = [rates[name].p for name in family.configurations if name in rates]
+    holm = multipletests(sequential, method="holm")[1] if sequential else np.full(len(family.configurations), np.nan)
     for i, name in enumerate(family.configurations):
         paid = ledger_p(float(family.adjusted_p[i]), tried=tried, corrected=len(family.configurations))
         values = (
             name, "+".join(map(str, sets[name])), float(family.statistic[i]), float(family.single_p[i]),
-            float(family.adjusted_p[i]), paid, *_figures(rates.get(name)),
+            float(family.adjusted_p[i]), paid, *_figures(rates.get(name)), float(holm[i]),
         )  # fmt: skip
         rows.append(dict(zip(SEARCH_COLUMNS, values, strict=True)))
     return pd.DataFrame(rows, columns=list(SEARCH_COLUMNS))
@@ -186,7 +189,7 @@ def truth_by_site(
     trial: Trial, ranked: Mapping[str, Sequence[Priorities]], tasks: Sequence[FoldTask]
 ) -> pd.DataFrame | None:
     """Simulations only: per site, out-of-group tau_hat of the first fold order against the true effect."""
-    if trial.true_effect is None:
+    if trial.true_effect is None or not ranked:
         return None
     first = [i for i, task in enumerate(tasks) if task.order == 0]
     tau = trial.column(trial.true_effect)

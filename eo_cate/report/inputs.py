@@ -26,7 +26,7 @@ CONTRAST_COLUMNS = (
     "second_estimate", "orders", "chosen",
 )  # fmt: skip
 SEARCH_COLUMNS = (
-    "configuration", "scales", "statistic", "p", "adjusted_p", "p_ledger", "estimate", "std_err", "ratio",
+    "configuration", "scales", "statistic", "p", "adjusted_p", "p_ledger", "estimate", "std_err", "ratio", "holm_p",
 )  # fmt: skip
 CALIBRATION_COLUMNS = ("configuration", "estimator", "term", "estimate", "std_err", "t", "p")
 GATES_COLUMNS = (

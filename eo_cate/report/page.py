@@ -59,7 +59,6 @@ def _rate_context(inputs: ReportInputs) -> dict[str, Any]:
         "estimators": estimators,
         "designs": [design_words(inputs, estimator) for estimator in estimators],
         "several_orders": bool((inputs.rates["orders"] > 1).any()),
-        "uneven_orders": _num_orders(inputs, "forest") < _num_orders(inputs, "ridge"),
         "shuffled": inputs.shuffled_ratios,
     }
 
@@ -88,10 +87,6 @@ def _model_context(inputs: ReportInputs) -> dict[str, Any]:
         "policy": cells.policy_cells(inputs.policy),
         "modelled": any(len(t) for t in (inputs.calibration, inputs.gates, inputs.clan, inputs.policy)),
     }
-
-
-def _num_orders(inputs: ReportInputs, estimator: str) -> float:
-    return float(inputs.rates.loc[inputs.rates["estimator"] == estimator, "orders"].max())
 
 
 def rate_lines(inputs: ReportInputs, target: str) -> list[dict[str, Any]]:

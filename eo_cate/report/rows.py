@@ -25,6 +25,7 @@ CONTROL_QUESTIONS = {
     "mean_colour": "Is the network needed? (mean colour of the same crops)",
     "random_vit": "Is the pretraining needed? (a network with random weights)",
     "shuffled": "Is there a bug or a leak? (embeddings permuted over sites; should be about 0)",
+    "baseline_outcome": "A placebo: the outcome before the programme (must not reject)",
     "oracle": "How far could any ranking get? (the true effects; simulations only)",
 }
 _ESTIMATOR_NAMES = {"ridge": "RidgeR", "truth": "true effects"}
@@ -57,6 +58,7 @@ def describe(inputs: ReportInputs, configuration: str) -> str:
         "tabular": "survey covariates only",
         "image_multi": "image, all scales together",
         "image_multi+tabular": f"image, all scales, {survey}",
+        "image_multi+tabular, groups equalised": "the same ranking, every group of the same weight (sensitivity)",
     }
     if configuration in known:
         return known[configuration]
@@ -163,5 +165,12 @@ def all_alarms(inputs: ReportInputs) -> list[str]:
             f"permutations, above the limit {shuffled_threshold(len(ratios)):.2f}. Permuted images carry no "
             "information, so something leaks between folds (a cluster split over two folds, sites counted twice). "
             "Believe no figure of this report before the cause is found."
+        )
+    before = [row for row in rate_rows(inputs) if row["configuration"] == "baseline_outcome" and rejects(row)]
+    if before:
+        alarms.append(
+            f"The ranking also 'predicts' an effect on the outcome before the programme (RATE ratio "
+            f"{before[0]['ratio']:.2f}), which the programme cannot have had: the arms differed before, by chance or "
+            "by design, where the ranking is high."
         )
     return alarms

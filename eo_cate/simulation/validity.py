@@ -62,6 +62,14 @@ def refit_search(trial: ClusteredTrial, seed: int) -> Outcomes:
     return {"refit max-T": found.p <= LEVEL}
 
 
+def refit_forest(trial: ClusteredTrial, seed: int) -> Outcomes:
+    """The search with an honest regression forest, refitted in every one of 39 draws."""
+    options = {"num_draws": 39, "seed": seed, "nuisance_X": trial.everything(), **design_of(trial)}
+    found = refit_test(configurations_of(trial), trial.Y, trial.W, learner="forest", **options)
+    everything = refit_test({"all": trial.everything()}, trial.Y, trial.W, learner="forest", **options)
+    return {"refit max-T, forest": found.p <= LEVEL, "refit all scales, forest": everything.p <= LEVEL}
+
+
 def refit_redraw(trial: ClusteredTrial, seed: int) -> Outcomes:
     """The same search with W redrawn from the design in place of sign flips."""
     options = {"num_draws": NUM_DRAWS, "seed": seed, "nuisance_X": trial.everything(), **design_of(trial)}
@@ -180,6 +188,7 @@ PROCEDURES: dict[str, Callable[[ClusteredTrial, int], Outcomes]] = {
     "sequential": sequential,
     "refit_all": refit_all,
     "refit_search": refit_search,
+    "refit_forest": refit_forest,
     "refit_redraw": refit_redraw,
     "sequential_search": sequential_search,
     "gain": gain,

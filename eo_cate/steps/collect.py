@@ -58,7 +58,7 @@ def collect(
         truth=report.truth_by_site(
             inputs.trial,
             {name: [found.priorities for found in forest[name]] for name in images},
-            evaluated.folds["forest"].tasks,
+            evaluated.folds.tasks,
         ),
         sources=report.collect_sources(
             run.config,

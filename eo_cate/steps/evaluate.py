@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,11 +23,14 @@ from eo_cate.evaluation.ledger import Ledger
 from eo_cate.stats.folds import MIN_GROUPS
 from eo_cate.steps.context import FULL, IMAGE, Run
 from eo_cate.steps.estimators import build_forest, build_ridge
+from eo_cate.steps.features import WITHIN
 from eo_cate.types import CateEstimator, FeatureBlocks, FloatArray, Trial
 
 TARGETS = ("AUTOC", "QINI")
 TOC_SHARES = np.linspace(0.05, 1.0, 20)
-CONTROLS = ("location", f"{IMAGE}+location", "mean_colour", "random_vit")
+EQUALISED = f"{FULL}, groups equalised"
+BASELINE = "baseline_outcome"
+CONTROLS = ("location", f"{IMAGE}+location", "mean_colour", "random_vit", BASELINE)
 
 Rates = dict[str, dict[str, SequentialRate]]
 """Configuration -> target -> rate."""
@@ -61,10 +64,12 @@ class Evaluated:
     outcome : OutcomeModel
         The trial's one outcome model.
     ate : AteResult
-    folds : dict
-        Estimator -> the fold orders that it was evaluated on.
+    folds : Folds
+        Shared by all estimators.
     ranked : dict
         Estimator -> configuration -> one FoldRank per task.
+    shuffled : dict
+        Configuration -> one FoldRank per task, with RidgeR: embeddings permuted freely, and within strata.
     rates : dict
         Estimator -> configuration -> target -> rate; the estimator ``truth`` ranks by the true effects (simulations).
     placebo : dict
@@ -73,8 +78,9 @@ class Evaluated:
 
     outcome: OutcomeModel
     ate: AteResult
-    folds: dict[str, Folds]
+    folds: Folds
     ranked: dict[str, dict[str, list[FoldRank]]]
+    shuffled: dict[str, list[FoldRank]]
     rates: dict[str, Rates]
     placebo: Rates
 
@@ -88,31 +94,34 @@ def prepare(run: Run, trial: Trial, features: Mapping[str, FeatureBlocks]) -> tu
 
 
 def evaluate(
-    run: Run, trial: Trial, features: Mapping[str, FeatureBlocks], outcome: OutcomeModel, every: Folds
+    run: Run, trial: Trial, features: Mapping[str, FeatureBlocks], outcome: OutcomeModel, folds: Folds
 ) -> Evaluated:
     """Fits by fold, and rates; below 40 groups there are none (METHODS.md, section 3, step 0)."""
-    settings = run.config.evaluation
-    folds = {"forest": every.first(settings.num_orders_forest), "ridge": every}
     models = {"forest": build_forest(run.config), "ridge": build_ridge(run.config)}
-    ate = _average_effect(every.vectors, outcome)
-    if not every.tasks:
-        return Evaluated(outcome, ate, folds, {}, {}, {})
+    ate = _average_effect(folds.vectors, outcome)
+    if not folds.tasks:
+        return Evaluated(outcome, ate, folds, {}, {}, {}, {})
     own = {name: X for name, X in features.items() if not name.startswith("shuffled")}
     ranked = {}
     for estimator, model in models.items():
         with run.timed(f"fits, {estimator}"):
-            ranked[estimator] = rank(run, folds[estimator], own, model, f"{estimator} by fold")
+            ranked[estimator] = rank(run, folds, own, model, f"{estimator} by fold")
             record(run, outcome, {n: X for n, X in own.items() if n not in CONTROLS}, model[1])
     with run.timed("fits, shuffled"):
         shuffled = {name: X for name, X in features.items() if name not in own}
-        placebo = rank(run, every, shuffled, models["ridge"], "ridge, shuffled sites")
+        placebo = rank(run, folds, shuffled, models["ridge"], "ridge, shuffled sites")
     with run.timed("rates"):
-        rates = {e: {name: pool(run, folds[e], r) for name, r in found.items()} for e, found in ranked.items()}
+        rates: dict[str, Rates] = {
+            e: {name: pool(run, folds, r) for name, r in found.items()} for e, found in ranked.items()
+        }
+        for e, found in ranked.items():
+            rates[e][EQUALISED] = _pool_equalised(run, folds, found[FULL])
+        rates["ridge"] |= _rate_before(run, trial, folds, features[FULL], models["ridge"])
         if trial.true_effect is not None:
-            truth = _rank_truth(trial.column(trial.true_effect), every)
-            rates["truth"] = {"oracle": _pool_priorities(run, every, truth)}
-        bands = {name: pool(run, every, found) for name, found in placebo.items()}
-    return Evaluated(outcome, ate, folds, ranked, rates, bands)
+            truth = _rank_truth(trial.column(trial.true_effect), folds)
+            rates["truth"] = {"oracle": _pool_priorities(run, folds, truth)}
+        bands = {name: pool(run, folds, found) for name, found in placebo.items() if not name.startswith(WITHIN)}
+    return Evaluated(outcome, ate, folds, ranked, placebo, rates, bands)
 
 
 def _score(run: Run, vectors: TrialVectors, X: FeatureBlocks) -> Folds:
@@ -161,6 +170,25 @@ def record(
 def pool(run: Run, folds: Folds, ranked: Sequence[FoldRank]) -> dict[str, SequentialRate]:
     """Rates of one configuration, by target."""
     return _pool_priorities(run, folds, [found.priorities for found in ranked])
+
+
+def _rate_before(
+    run: Run, trial: Trial, folds: Folds, X: FeatureBlocks, model: tuple[CateEstimator, dict[str, Any]]
+) -> Rates:
+    """Rates of the outcome before the programme, which it cannot have changed (METHODS.md, section 7)."""
+    if trial.baseline_outcome is None:
+        return {}
+    vectors = replace(folds.vectors, Y=trial.column(trial.baseline_outcome))
+    scores = evaluation.score_folds(folds.tasks, X, vectors, **run.shards)
+    before = Folds(vectors, folds.tasks, scores)
+    return {BASELINE: pool(run, before, rank(run, before, {FULL: X}, model, "ridge, outcome before")[FULL])}
+
+
+def _pool_equalised(run: Run, folds: Folds, ranked: Sequence[FoldRank]) -> dict[str, SequentialRate]:
+    """The same rankings with every group of the same weight, as a sensitivity (METHODS.md, section 3, step 6)."""
+    codes = np.unique(folds.vectors.groups, return_inverse=True)[1]
+    weights = folds.vectors.weights / np.bincount(codes, weights=folds.vectors.weights)[codes]
+    return pool(run, replace(folds, vectors=replace(folds.vectors, weights=weights)), ranked)
 
 
 def _rank_truth(tau: FloatArray, folds: Folds) -> list[Priorities]:

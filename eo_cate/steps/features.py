@@ -12,7 +12,9 @@ from eo_cate import multiscale
 from eo_cate.embeddings import embed_sites, location_features, permute_sites
 from eo_cate.steps.context import FULL, IMAGE, Run, derive_seed
 from eo_cate.steps.inputs import Inputs
-from eo_cate.types import FeatureBlocks, Trial
+from eo_cate.types import FeatureBlocks, IntArray, Trial
+
+WITHIN = "shuffled within strata"
 
 
 def embed_places(run: Run, inputs: Inputs) -> dict[str, xr.DataArray]:
@@ -71,9 +73,20 @@ def build_configurations(run: Run, trial: Trial, embeddings: Mapping[str, xr.Dat
     found["location"] = blocks(site_features=location)
     found["mean_colour"] = blocks(embeddings["mean_colour"])
     found["random_vit"] = blocks(embeddings["random_vit"])
+    stratum = _site_strata(trial)
     for i in range(run.config.evaluation.num_permutations):
-        found[f"shuffled_{i}"] = blocks(permute_sites(image, seed=derive_seed(run.config.seed, "shuffle", i)))
+        seed = derive_seed(run.config.seed, "shuffle", i)
+        found[f"shuffled_{i}"] = blocks(permute_sites(image, seed=seed))
+        if stratum.any():
+            found[f"{WITHIN}_{i}"] = blocks(permute_sites(image, seed=seed, within=stratum))
     return found
+
+
+def _site_strata(trial: Trial) -> IntArray:
+    """Stratum of each site, that of its first unit, shape (S,); all 0 where there is one stratum."""
+    _, first = np.unique(trial.site_index, return_index=True)
+    strata: IntArray = np.asarray(trial.strata[first], dtype=np.int64)
+    return np.asarray(strata - strata.min(), dtype=np.int64)
 
 
 def cell_blocks(run: Run, inputs: Inputs, embeddings: Mapping[str, xr.DataArray]) -> FeatureBlocks:

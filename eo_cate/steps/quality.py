@@ -61,7 +61,7 @@ def gather_out_of_group(folds: Folds, tau_hat: list[FloatArray]) -> OutOfGroup:
 
 
 def _examine_one(run: Run, trial: Trial, evaluated: Evaluated, estimator: str) -> Quality:
-    folds = evaluated.folds[estimator]
+    folds = evaluated.folds
     vectors = folds.vectors
     seen = gather_out_of_group(folds, [found.priorities.values for found in evaluated.ranked[estimator][FULL]])
     design: dict[str, Any] = {"groups": vectors.groups[seen.rows], "sample_weights": vectors.weights[seen.rows]}

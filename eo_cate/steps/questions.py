@@ -10,11 +10,15 @@ from eo_cate import evaluation
 from eo_cate.evaluation import OutcomeModel, PairedContrast, RateGain, RefitTest, TrialVectors
 from eo_cate.evaluation.flips import FlipProblem, pose_flips
 from eo_cate.evaluation.refit import Given, run_refit
-from eo_cate.evaluation.refit_tests import RIDGE_MINIMUM, tenth_of_extent
+from eo_cate.evaluation.refit_tests import REFIT_TREES, resolve_learner, tenth_of_extent
 from eo_cate.steps.context import FULL, IMAGE, Run, derive_seed
-from eo_cate.steps.estimators import build_ridge
+from eo_cate.steps.estimators import ENGINE, build_ridge
 from eo_cate.steps.evaluate import Evaluated
+from eo_cate.steps.features import WITHIN
 from eo_cate.types import FeatureBlocks
+
+FOREST_BLOCK = 20
+"""Draws of a forest per unit of resumable work."""
 
 
 @dataclass(frozen=True)
@@ -69,11 +73,18 @@ def pose(outcome: OutcomeModel, vectors: TrialVectors) -> FlipProblem:
 
 
 def refit_options(run: Run, description: str) -> dict[str, Any]:
-    """Keyword arguments of `run_refit` with the configured RidgeR."""
+    """Keyword arguments of `run_refit` with the configured learner."""
+    name = run.config.evaluation.refit_learner
+    learner, _, minimum = resolve_learner(name)
+    settings = {"engine": ENGINE, "trees": REFIT_TREES}
+    if name == "ridge":
+        learner, settings = build_ridge(run.config)
     return {
-        "name": "ridge",
-        "settings": build_ridge(run.config)[1],
-        "min_flip_units": RIDGE_MINIMUM,
+        "learner": learner,
+        "name": name,
+        "settings": settings,
+        "min_flip_units": minimum,
+        "block": None if name == "ridge" else FOREST_BLOCK,
         "num_draws": run.config.evaluation.num_draws,
         "seed": derive_seed(run.config.seed, "flips"),
         "description": description,
@@ -82,12 +93,11 @@ def refit_options(run: Run, description: str) -> dict[str, Any]:
 
 
 def _test(run: Run, features: Mapping[str, FeatureBlocks], evaluated: Evaluated) -> list[Answer]:
-    problem = pose(evaluated.outcome, evaluated.folds["ridge"].vectors)
-    ridge = build_ridge(run.config)[0]
+    problem = pose(evaluated.outcome, evaluated.folds.vectors)
     options = refit_options(run, "refit tests")
 
     def ask_one(question: str, name: str, given: str = "", fixed: Given | None = None) -> Answer:
-        test = run_refit(problem, {name: features[name]}, ridge, given=fixed, **options)
+        test = run_refit(problem, {name: features[name]}, given=fixed, **options)
         return Answer(question, name, given, test)
 
     places = features["location"]
@@ -113,10 +123,9 @@ def _test(run: Run, features: Mapping[str, FeatureBlocks], evaluated: Evaluated)
 def _compare(
     run: Run, evaluated: Evaluated
 ) -> tuple[dict[str, RateGain], dict[str, dict[tuple[str, str], PairedContrast]]]:
-    gains, contrasts = {}, {}
+    gains, contrasts, folds = {}, {}, evaluated.folds
+    options: dict[str, Any] = {"num_replicates": run.config.evaluation.num_replicates, **folds.design}
     for estimator, ranked in evaluated.ranked.items():
-        folds = evaluated.folds[estimator]
-        options = {"num_replicates": run.config.evaluation.num_replicates, **folds.design}
         singles = {n: r for n, r in ranked.items() if n.removeprefix("image_").isdigit()}
         gains[estimator] = evaluation.pool_gain(folds.tasks, folds.scores, ranked[IMAGE], singles, **options)
         wanted = [(IMAGE, "location"), (f"{IMAGE}+location", "location"), (IMAGE, "mean_colour"), (IMAGE, "random_vit")]
@@ -129,6 +138,15 @@ def _compare(
                 **options,
             )
             for first, second in wanted
-            if first in ranked
         }
+    permuted = {name: r for name, r in evaluated.shuffled.items() if name.startswith(WITHIN)} or evaluated.shuffled
+    if permuted:
+        name = WITHIN if next(iter(permuted)).startswith(WITHIN) else "shuffled"
+        contrasts["ridge"][IMAGE, f"mean {name}"] = evaluation.pool_over_mean(
+            folds.tasks,
+            folds.scores,
+            [r.priorities for r in evaluated.ranked["ridge"][IMAGE]],
+            [[r.priorities for r in found] for found in permuted.values()],
+            **options,
+        )
     return gains, contrasts

@@ -52,8 +52,8 @@ def search_scales(run: Run, features: Mapping[str, FeatureBlocks], outcome: Outc
     model, problem = build_ridge(run.config), pose(outcome, folds.vectors)
     with run.timed("scale search"):
         options = refit_options(run, "scale search")
-        everything = run_refit(problem, {IMAGE: features[IMAGE]}, model[0], **options)
-        family = run_refit(problem, configurations, model[0], **options)
+        everything = run_refit(problem, {IMAGE: features[IMAGE]}, **options)
+        family = run_refit(problem, configurations, **options)
         wanted = configurations | {IMAGE: features[IMAGE]}
         record(run, outcome, wanted, model[1])
         ranked = rank(run, folds, wanted, model, "ridge, scale search") if folds.tasks else {}

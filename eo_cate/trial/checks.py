@@ -35,7 +35,8 @@ def check_table(table: pd.DataFrame, config: TrialConfig) -> list[str]:
         *_check_site_coordinates(table, columns, config),
         *_check_propensity(table, columns.get("propensity"), config),
         *_check_weights(table, columns, config),
-        *_check_true_effect(table, columns.get("true_effect"), config),
+        *_check_complete(table, "baseline_outcome", columns, config.baseline_outcome),
+        *_check_complete(table, "true_effect", columns, config.true_effect),
         *_check_covariates(table, columns, config),
     ]
 
@@ -61,7 +62,7 @@ def _absent_columns(table: pd.DataFrame, config: TrialConfig) -> list[str]:
 def _name_clashes(table: pd.DataFrame, config: TrialConfig) -> list[str]:
     """Names that cannot stand in the units table of `types.Trial`, or that stand twice."""
     problems = []
-    own = [*config.covariates, *([config.true_effect] if config.true_effect else [])]
+    own = [*config.covariates, *(c for c in (config.baseline_outcome, config.true_effect) if c)]
     if reserved := sorted({c for c in own if c in (*UNIT_COLUMNS, "geometry")}):
         problems.append(f"the column name(s) {reserved} are eo_cate's own; rename them in the table and the YAML")
     if twice := sorted({c for c in config.covariates if config.covariates.count(c) > 1}):
@@ -204,13 +205,12 @@ def _check_weights(table: pd.DataFrame, columns: Mapping[str, FloatArray], confi
     return []
 
 
-def _check_true_effect(table: pd.DataFrame, effect: FloatArray | None, config: TrialConfig) -> list[str]:
-    if effect is None or np.isfinite(effect).all():
+def _check_complete(table: pd.DataFrame, role: str, columns: Mapping[str, FloatArray], name: str | None) -> list[str]:
+    values = columns.get(role)
+    if values is None or np.isfinite(values).all():
         return []
-    bad = ~np.isfinite(effect)
-    return [
-        f"true_effect column {config.true_effect!r} has {bad.sum()} missing or infinite values ({rows_of(bad, table)})"
-    ]
+    bad = ~np.isfinite(values)
+    return [f"{role} column {name!r} has {bad.sum()} missing or infinite values ({rows_of(bad, table)})"]
 
 
 def _check_covariates(table: pd.DataFrame, columns: Mapping[str, FloatArray], config: TrialConfig) -> list[str]:

@@ -162,12 +162,18 @@ def _build(table: pd.DataFrame, config: TrialConfig, dropped: int) -> Trial:
         "weight": weight,
         "group": group,
         **{name: numbers(name) for name in config.covariates},
-        **({config.true_effect: numbers(config.true_effect)} if config.true_effect else {}),
+        **{name: numbers(name) for name in (config.baseline_outcome, config.true_effect) if name},
     }
     units = gpd.GeoDataFrame(columns)
     units.attrs["dropped"] = {"missing_outcome": dropped} if dropped else {}
     units.attrs["propensity_source"] = _propensity_source(config)
-    return Trial(units=units, sites=sites, covariates=tuple(config.covariates), true_effect=config.true_effect)
+    return Trial(
+        units=units,
+        sites=sites,
+        covariates=tuple(config.covariates),
+        baseline_outcome=config.baseline_outcome,
+        true_effect=config.true_effect,
+    )
 
 
 def _propensity_source(config: TrialConfig) -> str:

@@ -32,6 +32,7 @@ def number_columns(config: TrialConfig) -> dict[str, str]:
         "longitude": config.longitude,
         "latitude": config.latitude,
         "weight": config.weight,
+        "baseline_outcome": config.baseline_outcome,
         "true_effect": config.true_effect,
     }
     if isinstance(config.propensity, str) and config.propensity != LEAVE_GROUP_OUT:

@@ -19,7 +19,7 @@ CONTENT = {
     "seed": 1,
     "trial": {
         "units": "units.csv", "unit_id": "unit", "outcome": "Y", "treatment": "W", "cluster": "village", "site": "village",
-        "stratum": "quadrant", "propensity": 0.5, "covariates": ["x1", "x2"], "true_effect": "tau",
+        "stratum": "quadrant", "propensity": 0.5, "covariates": ["x1", "x2"], "baseline_outcome": "x1", "true_effect": "tau",
     },
     "imagery": {"source": "rasters", "files": {b: f"scene/{b}.tif" for b in ("B04", "B03", "B02", "B08")}},
     "embeddings": {
@@ -27,7 +27,7 @@ CONTENT = {
         "stretch": [list(SMALL_STRETCH)] * 3,
     },
     "estimators": {"num_trees": 50},
-    "evaluation": {"num_orders": 2, "num_orders_forest": 1, "num_permutations": 3, "num_draws": 39},
+    "evaluation": {"num_orders": 2, "num_permutations": 3, "num_draws": 39},
     "map": {"spacing_px": 32, "mask": "land.tif", "true_effect": "tau.tif"},
 }  # fmt: skip
 
@@ -59,7 +59,9 @@ def test_every_configuration_and_control_is_reported(folder, numbers):
     names = {"tabular", "image_16", "image_64", "image_multi", "image_multi+tabular"}
     controls = {"location", "image_multi+location", "mean_colour", "random_vit"}
     expected = {(name, estimator) for name in names | controls for estimator in ("forest", "ridge")}
-    expected |= {("shuffled", "ridge"), ("oracle", "truth")}
+    names.add("image_multi+tabular, groups equalised")
+    expected |= {("image_multi+tabular, groups equalised", estimator) for estimator in ("forest", "ridge")}
+    expected |= {("shuffled", "ridge"), ("baseline_outcome", "ridge"), ("oracle", "truth")}
     assert found == {(name, target, estimator) for name, estimator in expected for target in ("AUTOC", "QINI")}
     assert {row["configuration"] for row in numbers["rate"] if row["role"] == "result"} == names
     for row in numbers["rate"]:
@@ -85,7 +87,7 @@ def test_every_instrument_is_reported(numbers):
     assert numbers["search_p"]["tried"] == 10
     assert {(row["second"], row["estimator"]) for row in numbers["contrasts"]} >= {
         (second, estimator) for second in ("chosen single", "location") for estimator in ("forest", "ridge")
-    }
+    } | {("mean shuffled within strata", "ridge")}
     assert [row["group"] for row in numbers["gates"]] == 2 * ["1", "2", "3", "4", "5", "difference"]
     for key, count in (("calibration", 4), ("clan", 4), ("policy", 8)):
         assert len(numbers[key]) == count
@@ -178,6 +180,19 @@ def test_a_run_killed_twice_goes_on_and_ends_with_the_same_numbers(folder, numbe
     for name in again.keys() - {"timings"}:
         assert again[name] == numbers[name]
     assert (run_dir / "report.html").stat().st_size > 0
+
+
+def test_with_few_villages_only_the_refit_tests_speak(folder, tmp_path):
+    lines = (folder / "units.csv").read_text().splitlines(keepends=True)
+    place = lines[0].split(",").index("village")
+    villages = sorted({line.split(",")[place] for line in lines[1:]})[::2]
+    (folder / "few.csv").write_text(lines[0] + "".join(x for x in lines[1:] if x.split(",")[place] in villages))
+    found = _run(folder, tmp_path / "few", "--trial.units", "few.csv")
+    assert found["trial"]["groups"] == 36
+    assert all(row["estimate"] is None and row["p"] is None for row in found["rate"])
+    assert all(row["p"] is not None for row in found["tests"])
+    assert all(row["adjusted_p"] is not None and row["ratio"] is None for row in found["search"])
+    assert "too few clusters for an interval" in (tmp_path / "few" / "report.html").read_text()
 
 
 def test_validate_passes_and_names_a_wrong_column(folder, capsys):

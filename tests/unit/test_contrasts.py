@@ -11,6 +11,7 @@ from eo_cate.evaluation import (
     pool_contrast,
     pool_folds,
     pool_gain,
+    pool_over_mean,
     rank_fold,
     rate_gain,
     score_fold,
@@ -118,3 +119,17 @@ def test_bad_input_is_named(trial, prepared):
     leaking = [Priorities(p.values, np.unique(trial.village)) for p in priorities]
     with pytest.raises(LeakageError):
         pool_contrast(tasks, scores, priorities, leaking, groups=trial.village)
+
+
+def test_a_ranking_against_the_mean_of_others_is_linear_in_them(trial, prepared):
+    tasks, scores, rank = prepared
+    one, two = ([r.priorities for r in rank(trial.blocks(name))] for name in trial.scales)
+    design = {"groups": trial.village}
+    pair = pool_contrast(tasks, scores, one, two, **design)
+    assert pool_over_mean(tasks, scores, one, [two], **design) == pair
+    assert pool_over_mean(tasks, scores, one, [two, two, two], **design).estimate == pytest.approx(pair.estimate)
+    half = pool_over_mean(tasks, scores, one, [one, two], **design)
+    assert half.estimate == pytest.approx(pair.estimate / 2)
+    assert half.std_err == pytest.approx(pair.std_err / 2)
+    with pytest.raises(EvaluationError, match="`others` is empty"):
+        pool_over_mean(tasks, scores, one, [], **design)

@@ -81,3 +81,16 @@ def test_permutation_moves_whole_rows_and_nothing_else():
     assert (order != np.arange(50)).sum() > 40
     np.testing.assert_array_equal(permute_sites(embedding, seed=3).values, shuffled.values)
     assert not np.array_equal(permute_sites(embedding, seed=4).values, shuffled.values)
+
+
+def test_permuting_within_strata_leaves_no_stratum():
+    rng = np.random.default_rng(0)
+    stratum = rng.integers(0, 3, 30)
+    values = np.column_stack([stratum, np.arange(30)]).astype(np.float32)[:, None, None, :]
+    embedding = xr.DataArray(
+        values, dims=("site", "scale", "time", "feature"), coords={"site": [str(i) for i in range(30)]}
+    )
+    moved = permute_sites(embedding, seed=4, within=stratum).to_numpy()[:, 0, 0]
+    np.testing.assert_array_equal(moved[:, 0], stratum)
+    assert sorted(moved[:, 1]) == list(range(30))
+    assert (moved[:, 1] != np.arange(30)).sum() > 15

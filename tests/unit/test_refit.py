@@ -58,7 +58,7 @@ def test_flip_units_are_groups_or_their_small_strata():
 def test_the_statistic_is_a_refit_without_each_flip_unit():
     trial = draw_clustered(ClusteredDesign(villages=40, households=4, scales=1, assignment="pairs"), seed=1)
     problem, X = _problem(trial), trial.everything()
-    found = run_refit(problem, {"X": X}, RidgeR(), name="ridge", settings={}, min_flip_units=20, num_draws=19)
+    found = run_refit(problem, {"X": X}, learner=RidgeR(), name="ridge", settings={}, min_flip_units=20, num_draws=19)
     rows = find_rows(X)
     u, sites = rows.mean(problem.u), FeatureBlocks.from_array(trial.scales["image_16"])
     flip = problem.flip[rows.first]
@@ -71,11 +71,11 @@ def test_the_statistic_is_a_refit_without_each_flip_unit():
 def test_draws_do_not_depend_on_their_blocks_and_resume(tmp_path):
     trial = draw_clustered(ClusteredDesign(villages=40, households=4, scales=2), seed=1)
     problem, X = _problem(trial), {n: trial.blocks(n) for n in trial.scales}
-    options = {"name": "ridge", "settings": {}, "min_flip_units": 20, "num_draws": 60, "seed": 5}
-    whole = run_refit(problem, X, RidgeR(), **options)
+    options = {"learner": RidgeR(), "name": "ridge", "settings": {}, "min_flip_units": 20, "num_draws": 60, "seed": 5}
+    whole = run_refit(problem, X, **options)
     store = Store(tmp_path)
-    cut = run_refit(problem, X, RidgeR(), block=25, store=store, **options)
-    again = run_refit(problem, X, RidgeR(), block=25, store=Store(tmp_path), **options)
+    cut = run_refit(problem, X, block=25, store=store, **options)
+    again = run_refit(problem, X, block=25, store=Store(tmp_path), **options)
     assert store.stages()["refit"][0] == 2 * 3
     for other in (cut, again):
         np.testing.assert_allclose(other.statistic, whole.statistic, rtol=1e-12)

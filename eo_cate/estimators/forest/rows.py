@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from eo_cate.errors import EstimationError
 from eo_cate.estimators.forest.bins import Bins, Codes, fit_bins
 from eo_cate.types import FeatureBlocks, FloatArray, IntArray
 
-_LINE = 64
+_LINE, _BLOCK = 64, 1024
 
 
 @dataclass(frozen=True)
@@ -23,12 +24,20 @@ class FeatureBins:
     def encode(self, X: FeatureBlocks, units: IntArray) -> Codes:
         """Codes of some units, shape (len(units), p); which columns X holds per site need not be as in `fit`."""
         shared = X.site.shape[1]
-        own = self.bins.take(slice(shared, None)).encode(X.unit[units])
+        own = _encode_rows(self.bins.take(slice(shared, None)), X.unit, units)
         if not shared:
             return own
         sites, place = np.unique(X.site_index[units], return_inverse=True)
-        codes = self.bins.take(slice(shared)).encode(X.site[sites])[place]
+        codes = _encode_rows(self.bins.take(slice(shared)), X.site, sites)[place]
         return np.hstack([codes, own]) if own.shape[1] else codes
+
+
+def _encode_rows(bins: Bins, X: NDArray[np.float32], rows: IntArray) -> Codes:
+    """Codes of some rows, a block at a time: no second copy of the features."""
+    out = np.empty((len(rows), X.shape[1]), dtype=np.uint8)
+    for first in range(0, len(rows), _BLOCK):
+        out[first : first + _BLOCK] = bins.encode(X[rows[first : first + _BLOCK]])
+    return out
 
 
 def fit_feature_bins(X: FeatureBlocks) -> FeatureBins:
