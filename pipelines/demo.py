@@ -21,7 +21,7 @@ def main() -> None:
     result = run_trial(load_config(REPO / "configs" / "demo.yaml"), data_dir=data_dir, run_dir=run_dir)
     print(result.summary)
     print("The same design over 20 seeds, one fold order each (`python pipelines/demo_seeds.py` makes it anew):\n")
-    print(pd.read_csv(REPO / "docs" / "demo_seeds.csv").round(2).fillna("").to_string(index=False))
+    print(pd.read_csv(REPO / "docs" / "demo_seeds.csv").round(2).to_string(index=False, na_rep=""))
     print(f"\nReport: {result.report}")
 
 

@@ -52,7 +52,7 @@ def designs(draw):
     else:
         arm = rng.permutation(np.arange(num_groups) % 2)
         strata = {"none": np.zeros(len(groups), int), "quadrants": groups % 4}.get(
-            level, rng.integers(0, 30, len(groups))
+            level, rng.integers(0, 8, len(groups))
         )
     by_unit = draw(st.booleans()) and level != "pairs"
     W = rng.permutation(np.arange(len(groups)) % 2) if by_unit else arm[groups]

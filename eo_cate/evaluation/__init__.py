@@ -2,7 +2,14 @@
 
 from eo_cate.evaluation.ate import AteResult, average_treatment_effect
 from eo_cate.evaluation.calibration import RegressionResult, best_linear_projection, calibration_test
-from eo_cate.evaluation.configurations import OutcomeModel, TrialVectors, fit_outcome_model, rank_folds, score_folds
+from eo_cate.evaluation.configurations import (
+    OutcomeModel,
+    TrialVectors,
+    fit_outcome_model,
+    pool_configurations,
+    rank_folds,
+    score_folds,
+)
 from eo_cate.evaluation.contrasts import PairedContrast, RateGain, pool_contrast, pool_gain, pool_over_mean, rate_gain
 from eo_cate.evaluation.fold_steps import FoldRank, FoldScores, FoldTask, plan_folds, rank_fold, score_fold
 from eo_cate.evaluation.gates import ClanResult, GatesResult, clan, gates, rank_shares
@@ -51,6 +58,7 @@ __all__ = [
     "null_std_err",
     "plan_folds",
     "policy_value",
+    "pool_configurations",
     "pool_contrast",
     "pool_folds",
     "pool_gain",

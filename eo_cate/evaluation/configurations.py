@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from eo_cate.evaluation.fold_steps import FoldRank, FoldScores, FoldTask, rank_fold, score_fold
+from eo_cate.evaluation.pooling import SequentialRate, pool_folds
 from eo_cate.evaluation.rate import Priorities
 from eo_cate.executor import Executor
 from eo_cate.shards import compute_stored
@@ -84,6 +85,17 @@ class _RankShard:
     vectors: TrialVectors
     scores: list[FoldScores]
     estimator: CateEstimator
+
+
+@dataclass(frozen=True)
+class _PoolShard:
+    tasks: list[FoldTask]
+    scores: list[FoldScores]
+    priorities: list[Priorities]
+    vectors: TrialVectors
+    targets: tuple[str, ...]
+    q: FloatArray
+    num_replicates: int
 
 
 def fit_outcome_model(
@@ -170,6 +182,59 @@ def rank_folds(
             priorities = Priorities(values[f"priorities_{place}"], np.unique(vectors.groups[tasks[i].train]))
             ranked[name].append(FoldRank(priorities, float(values["r_risk"][place])))
     return ranked
+
+
+def pool_configurations(
+    ranked: Mapping[str, Sequence[Priorities]],
+    tasks: Sequence[FoldTask],
+    scores: Sequence[FoldScores],
+    vectors: TrialVectors,
+    *,
+    targets: Sequence[str],
+    q: FloatArray,
+    num_replicates: int,
+    store: Store,
+    executor: Executor,
+    progress: bool = True,
+) -> dict[str, dict[str, SequentialRate]]:
+    """`pool_folds` of every configuration and target; a shard is a configuration.
+
+    Returns
+    -------
+    dict of name -> dict of target -> SequentialRate
+    """
+    shards = [
+        _PoolShard(list(tasks), list(scores), list(found), vectors, tuple(targets), q, num_replicates)
+        for found in ranked.values()
+    ]
+    folds = digest(*(part for task in tasks for part in (task.order, task.fold, task.seed, task.test)))
+    shared = (vectors.key, folds, digest(*(score.dr_scores for score in scores)), list(targets), q, num_replicates)
+    keys = [Store.key("pool", VERSION, *shared, *(p.values for p in shard.priorities)) for shard in shards]
+    found = compute_stored(
+        _pool, shards, keys, "pool", store=store, executor=executor, description="rates", progress=progress
+    )
+    return {
+        name: {target: _rate_from_arrays(arrays, target) for target in targets}
+        for name, arrays in zip(ranked, found, strict=True)
+    }
+
+
+def _pool(shard: _PoolShard) -> dict[str, NDArray[Any]]:
+    arrays: dict[str, NDArray[Any]] = {}
+    for target in shard.targets:
+        found = pool_folds(
+            shard.tasks, shard.scores, shard.priorities,
+            groups=shard.vectors.groups, sample_weights=shard.vectors.weights, target=target, q=shard.q,
+            num_replicates=shard.num_replicates,
+        )  # fmt: skip
+        arrays |= {f"{target} {field.name}": np.asarray(getattr(found, field.name)) for field in fields(found)}
+    return arrays
+
+
+def _rate_from_arrays(arrays: Mapping[str, NDArray[Any]], target: str) -> SequentialRate:
+    values: dict[str, Any] = {f.name: arrays[f"{target} {f.name}"] for f in fields(SequentialRate)}
+    plain = {name: value.item() if value.ndim == 0 else value for name, value in values.items()}
+    return SequentialRate(**(plain | {"interval": tuple(values["interval"].tolist())}))
 
 
 def _fit_outcome(shard: _OutcomeShard) -> dict[str, NDArray[Any]]:

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from eo_cate.errors import EvaluationError
 from eo_cate.stats.checks import group_codes, propensity_vector, treatment_vector, vector, weights_vector
-from eo_cate.stats.folds import flip_units, group_strata
+from eo_cate.stats.folds import flip_units, group_strata, refuse_lone_strata
 from eo_cate.stats.site_rows import SiteRows
 from eo_cate.types import FloatArray, IntArray
 
@@ -89,6 +89,7 @@ def pose_flips(
         raise EvaluationError(f"`W` has {int(w.sum())} treated units of {n}: both arms are needed")
     codes, num_groups = group_codes(groups, n)
     omega = weights_vector(sample_weights, n, codes=codes)
+    refuse_lone_strata(codes, w, strata)
     flip = flip_units(codes, strata)
     if flip.max() < 1:
         raise EvaluationError(f"{int(flip.max()) + 1} flip unit(s): sign flips need at least 2 groups (or pairs)")

@@ -6,6 +6,7 @@ the configurations: the search pays for its tries.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -23,6 +24,7 @@ from eo_cate.stats.site_rows import SiteRows, average_rows, find_rows, fit_row_s
 from eo_cate.store import Store, digest
 from eo_cate.types import FeatureBlocks, FloatArray, IntArray, as_blocks
 
+logger = logging.getLogger(__name__)
 VERSION = 1
 GIVEN_FREEDOM = 15.0
 
@@ -153,6 +155,11 @@ def run_refit(
     if num_draws < 19:
         raise EvaluationError(f"`num_draws` is {num_draws}: at least 19 are needed for 5 %, 199 are usual")
     refuse_few(problem, minimum=min_flip_units, learner=name)
+    if method == "redraw" and not np.all(problem.propensity == 0.5):
+        logger.warning(
+            "method 'redraw' with a propensity other than 1/2 is exact only when the effect is constant: with varying "
+            "effects it rejected 10-12 %% at a nominal 5 %%; method 'flip' does not"
+        )
     features = {key: as_blocks(X) for key, X in configurations.items()}
     _check_lengths(features, problem)
     shared = (dict(settings), digest(*problem.parts), method, seed, icc, _given_key(given))

@@ -68,6 +68,7 @@ def group_folds(
     if not 2 <= num_folds <= num_groups:
         raise EvaluationError(f"`num_folds` is {num_folds} for {num_groups} groups: choose 2 to {num_groups}")
     arm = np.bincount(codes, weights=treatment) / np.bincount(codes)
+    refuse_lone_strata(codes, treatment, strata)
     stratum = group_strata(codes, num_groups, strata)
     rng = np.random.default_rng(seed)
     for _ in range(_ATTEMPTS):
@@ -110,6 +111,29 @@ def group_strata(codes: IntArray, num_groups: int, strata: ArrayLike | None) -> 
     _, first = np.unique(pairs[ranked] // num_strata, return_index=True)
     majority: IntArray = (pairs[ranked] % num_strata)[first]
     return majority
+
+
+def refuse_lone_strata(codes: IntArray, W: FloatArray, strata: ArrayLike | None) -> None:
+    """Refuse strata of one group in one arm: nothing was randomised inside them.
+
+    A stratum of one group whose units differ in W (households drawn within a village) is a design like any other.
+
+    Raises
+    ------
+    EvaluationError
+        Naming the count.
+    """
+    if strata is None:
+        return
+    labels, num_strata = group_codes(strata, len(codes), name="strata")
+    pairs = np.unique(np.column_stack([labels, codes]), axis=0)[:, 0]
+    share = np.bincount(labels, weights=W) / np.bincount(labels)
+    alone = int(((np.bincount(pairs) == 1) & np.isin(share, (0.0, 1.0))).sum())
+    if alone and num_strata > 1:
+        raise EvaluationError(
+            f"`strata`: {alone} of {num_strata} strata hold a single group, all of it in one arm, so nothing was "
+            "randomised inside them: merge each with the stratum that it was randomised with, or drop its units"
+        )
 
 
 def _deal_groups(arm: FloatArray, stratum: IntArray, num_folds: int, rng: np.random.Generator) -> IntArray:

@@ -31,3 +31,13 @@ def connected_groups(*labels: Sequence[Any] | NDArray[Any]) -> IntArray:
         (np.ones(n * len(labels)), (np.concatenate(rows), np.concatenate(columns))), shape=(n + width,) * 2
     )
     return group_codes(connected_components(edges, directed=False)[1][:n], n)[0]
+
+
+def stack_groups(codes: IntArray) -> list[IntArray]:
+    """Rows by group, stacked by group size: arrays (number of groups, size), for batched linear algebra."""
+    order = np.argsort(codes, kind="stable")
+    sizes = np.unique(codes, return_counts=True)[1]
+    starts = np.cumsum(sizes) - sizes
+    return [
+        order[starts[sizes == size][:, None] + np.arange(size)].astype(np.int64) for size in np.unique(sizes).tolist()
+    ]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from eo_cate import evaluation
 from eo_cate.evaluation import (
@@ -24,6 +25,7 @@ from eo_cate.stats.folds import MIN_GROUPS
 from eo_cate.steps.context import FULL, IMAGE, Run
 from eo_cate.steps.estimators import build_forest, build_ridge
 from eo_cate.steps.features import WITHIN
+from eo_cate.store import write_atomic
 from eo_cate.types import CateEstimator, FeatureBlocks, FloatArray, Trial
 
 TARGETS = ("AUTOC", "QINI")
@@ -90,7 +92,9 @@ def prepare(run: Run, trial: Trial, features: Mapping[str, FeatureBlocks]) -> tu
     vectors = TrialVectors.of(trial)
     with run.timed("outcome models"):
         outcome = evaluation.fit_outcome_model(features[FULL], vectors, **run.here)
-        return outcome, _score(run, vectors, features[FULL])
+        folds = _score(run, vectors, features[FULL])
+    write_atomic(run.run_dir / "tables" / "folds.csv", _list_folds(trial, folds).to_csv(index=False).encode())
+    return outcome, folds
 
 
 def evaluate(
@@ -111,17 +115,25 @@ def evaluate(
         shuffled = {name: X for name, X in features.items() if name not in own}
         placebo = rank(run, folds, shuffled, models["ridge"], "ridge, shuffled sites")
     with run.timed("rates"):
-        rates: dict[str, Rates] = {
-            e: {name: pool(run, folds, r) for name, r in found.items()} for e, found in ranked.items()
-        }
-        for e, found in ranked.items():
-            rates[e][EQUALISED] = _pool_equalised(run, folds, found[FULL])
+        rates = {e: pool(run, folds, r) | _pool_equalised(run, folds, r[FULL]) for e, r in ranked.items()}
         rates["ridge"] |= _rate_before(run, trial, folds, features[FULL], models["ridge"])
         if trial.true_effect is not None:
             truth = _rank_truth(trial.column(trial.true_effect), folds)
-            rates["truth"] = {"oracle": _pool_priorities(run, folds, truth)}
-        bands = {name: pool(run, folds, found) for name, found in placebo.items() if not name.startswith(WITHIN)}
+            rates["truth"] = _pool_priorities(run, folds, {"oracle": truth})
+        bands = pool(run, folds, {name: r for name, r in placebo.items() if not name.startswith(WITHIN)})
     return Evaluated(outcome, ate, folds, ranked, placebo, rates, bands)
+
+
+def _list_folds(trial: Trial, folds: Folds) -> pd.DataFrame:
+    """Fold of every unit in every fold order, 1 to K: one column per order, named as in ``order_1``."""
+    table = pd.DataFrame({"unit_id": trial.units["unit_id"]})
+    for order in sorted({task.order for task in folds.tasks}):
+        fold = np.ones(len(table), dtype=np.int64)
+        for task in folds.tasks:
+            if task.order == order:
+                fold[task.test] = task.fold
+        table[f"order_{order + 1}"] = fold
+    return table
 
 
 def _score(run: Run, vectors: TrialVectors, X: FeatureBlocks) -> Folds:
@@ -167,9 +179,26 @@ def record(
     Ledger(run.store.root).record(outcome.key, configurations, settings)
 
 
-def pool(run: Run, folds: Folds, ranked: Sequence[FoldRank]) -> dict[str, SequentialRate]:
-    """Rates of one configuration, by target."""
-    return _pool_priorities(run, folds, [found.priorities for found in ranked])
+def pool(
+    run: Run, folds: Folds, ranked: Mapping[str, Sequence[FoldRank]], *, targets: Sequence[str] = TARGETS
+) -> Rates:
+    """Rates of every configuration, by target."""
+    return _pool_priorities(run, folds, {n: [r.priorities for r in found] for n, found in ranked.items()}, targets)
+
+
+def _pool_priorities(
+    run: Run, folds: Folds, priorities: Mapping[str, Sequence[Priorities]], targets: Sequence[str] = TARGETS
+) -> Rates:
+    return evaluation.pool_configurations(
+        priorities,
+        folds.tasks,
+        folds.scores,
+        folds.vectors,
+        targets=targets,
+        q=TOC_SHARES,
+        num_replicates=run.config.evaluation.num_replicates,
+        **run.shards,
+    )
 
 
 def _rate_before(
@@ -181,34 +210,19 @@ def _rate_before(
     vectors = replace(folds.vectors, Y=trial.column(trial.baseline_outcome))
     scores = evaluation.score_folds(folds.tasks, X, vectors, **run.shards)
     before = Folds(vectors, folds.tasks, scores)
-    return {BASELINE: pool(run, before, rank(run, before, {FULL: X}, model, "ridge, outcome before")[FULL])}
+    return pool(run, before, {BASELINE: rank(run, before, {FULL: X}, model, "ridge, outcome before")[FULL]})
 
 
-def _pool_equalised(run: Run, folds: Folds, ranked: Sequence[FoldRank]) -> dict[str, SequentialRate]:
+def _pool_equalised(run: Run, folds: Folds, ranked: Sequence[FoldRank]) -> Rates:
     """The same rankings with every group of the same weight, as a sensitivity (METHODS.md, section 3, step 6)."""
     codes = np.unique(folds.vectors.groups, return_inverse=True)[1]
     weights = folds.vectors.weights / np.bincount(codes, weights=folds.vectors.weights)[codes]
-    return pool(run, replace(folds, vectors=replace(folds.vectors, weights=weights)), ranked)
+    return pool(run, replace(folds, vectors=replace(folds.vectors, weights=weights)), {EQUALISED: ranked})
 
 
 def _rank_truth(tau: FloatArray, folds: Folds) -> list[Priorities]:
     """Simulations only: the control that ranks by the true effects."""
     return [Priorities(tau[task.test], np.unique(folds.vectors.groups[task.train])) for task in folds.tasks]
-
-
-def _pool_priorities(run: Run, folds: Folds, priorities: Sequence[Priorities]) -> dict[str, SequentialRate]:
-    return {
-        target: evaluation.pool_folds(
-            folds.tasks,
-            folds.scores,
-            priorities,
-            target=target,
-            q=TOC_SHARES,
-            num_replicates=run.config.evaluation.num_replicates,
-            **folds.design,
-        )
-        for target in TARGETS
-    }
 
 
 def _average_effect(vectors: TrialVectors, outcome: OutcomeModel) -> AteResult:

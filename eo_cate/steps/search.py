@@ -57,7 +57,8 @@ def search_scales(run: Run, features: Mapping[str, FeatureBlocks], outcome: Outc
         wanted = configurations | {IMAGE: features[IMAGE]}
         record(run, outcome, wanted, model[1])
         ranked = rank(run, folds, wanted, model, "ridge, scale search") if folds.tasks else {}
-        rates = {name: pool(run, folds, found)["AUTOC"] for name, found in ranked.items() if name in sets}
+        own = {name: found for name, found in ranked.items() if name in sets}
+        rates = {name: found["AUTOC"] for name, found in pool(run, folds, own, targets=("AUTOC",)).items()}
         gain = _gain(run, folds, ranked, sets) if ranked else None
     tried = Ledger(run.store.root).count(outcome.key)
     return ScaleSearch(sets, everything, family, rates, gain, tried)

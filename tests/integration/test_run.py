@@ -7,6 +7,7 @@ import sys
 import time
 
 import numpy as np
+import pandas as pd
 import pytest
 import rasterio
 import yaml
@@ -70,6 +71,10 @@ def test_every_configuration_and_control_is_reported(folder, numbers):
             assert row["std_err"] > 0
     for name in ("config.yaml", "report.html", "figures/rate.png", "maps/tau_hat.tif", "tables/rate.csv"):
         assert (folder / "run" / name).stat().st_size > 0
+    folds = pd.read_csv(folder / "run" / "tables" / "folds.csv")
+    assert list(folds.columns) == ["unit_id", "order_1", "order_2"]
+    units = pd.read_csv(folder / "units.csv").set_index("unit")["village"]
+    assert (folds.groupby(units.loc[folds["unit_id"]].to_numpy())["order_1"].nunique() == 1).all()
     with rasterio.open(folder / "run" / "maps" / "tau_hat.tif") as source:
         assert int(np.isfinite(source.read(1)).sum()) == numbers["map"]["cells_with_estimate"] > 100
 
@@ -124,7 +129,7 @@ def test_running_again_computes_nothing_and_other_trees_embed_nothing(folder, nu
     assert again["rate"] == numbers["rate"]
     _run(folder, folder / "run", "--estimators.num-trees", "40")
     new = [json.loads(line)["stage"] for line in manifest.read_text().removeprefix(before).splitlines()]
-    assert set(new) == {"rank", "map"}
+    assert set(new) == {"rank", "pool", "map"}
 
 
 def test_dask_gives_the_same_numbers_bit_for_bit(folder, numbers):

@@ -88,3 +88,9 @@ def test_plan_trains_on_earlier_folds_only(design, seed):
             np.testing.assert_array_equal(np.union1d(before.train, before.test), after.train)
         assert len(own[-1].train) + len(own[-1].test) == len(design.groups)
     assert len({task.seed for task in tasks}) == len(tasks)
+
+
+def test_a_stratum_of_one_group_is_refused():
+    groups, strata = np.repeat(np.arange(12), 2), np.repeat([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7], 2)
+    with pytest.raises(EvaluationError, match="1 of 2 strata hold a single group, all of it in one arm"):
+        group_folds(groups, W=np.arange(24) // 2 % 2, strata=strata, num_folds=3, seed=0)
