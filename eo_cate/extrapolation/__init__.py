@@ -1,16 +1,51 @@
-"""tau_hat beyond the trial: the map."""
+"""tau_hat beyond the trial: the map, where it may not speak, and effects for regions."""
 
+from eo_cate.extrapolation.abstention import RiskCoverage, risk_coverage
+from eo_cate.extrapolation.applicability import (
+    Applicability,
+    TrainingSpace,
+    area_of_applicability,
+    compare_places,
+    describe_training,
+)
+from eo_cate.extrapolation.bands import Bands, band_width, calibrate_bands
 from eo_cate.extrapolation.cells import find_sampled, map_cells
+from eo_cate.extrapolation.fay_herriot import SmallAreas, fay_herriot
 from eo_cate.extrapolation.heterogeneity_map import MapComparison, compare_map, predict_cells
+from eo_cate.extrapolation.membership import Membership, Overlap, fit_membership
 from eo_cate.extrapolation.raster import raster_from_cells, read_raster_at, write_cog
+from eo_cate.extrapolation.regions import DirectEstimates, SyntheticEstimates, direct_estimates, synthetic_estimates
+from eo_cate.extrapolation.transport import TransportedEffect, state_assumption, transported_effect
 
 __all__ = [
+    "Applicability",
+    "Bands",
+    "DirectEstimates",
     "MapComparison",
+    "Membership",
+    "Overlap",
+    "RiskCoverage",
+    "SmallAreas",
+    "SyntheticEstimates",
+    "TrainingSpace",
+    "TransportedEffect",
+    "area_of_applicability",
+    "band_width",
+    "calibrate_bands",
     "compare_map",
+    "compare_places",
+    "describe_training",
+    "direct_estimates",
+    "fay_herriot",
     "find_sampled",
+    "fit_membership",
     "map_cells",
     "predict_cells",
     "raster_from_cells",
     "read_raster_at",
+    "risk_coverage",
+    "state_assumption",
+    "synthetic_estimates",
+    "transported_effect",
     "write_cog",
 ]

@@ -108,8 +108,8 @@ def calibration_cells(calibration: pd.DataFrame) -> Cells:
     table: Cells = [("Estimator", "Term", "Estimate", "Std. error", "t", "p, one-sided")]
     for row in by_estimator(calibration):
         table.append(
-            (estimator_name(row["estimator"]), str(row["term"]).replace("_", " "), fmt(row["estimate"], 2),
-             fmt(row["std_err"], 2), fmt(row["t"], 2), fmt_p(row["p"]))
+            (estimator_name(row["estimator"]), str(row["term"]).replace("_", " "), fmt(row["estimate"], 3),
+             fmt(row["std_err"], 3), fmt(row["t"], 2), fmt_p(row["p"]))
         )  # fmt: skip
     return table
 

@@ -14,6 +14,7 @@ from statsmodels.stats.multitest import multipletests
 from eo_cate.config import RunConfig
 from eo_cate.embeddings.encoders import encoder_spec
 from eo_cate.evaluation import (
+    CalibratedEffects,
     ClanResult,
     FoldTask,
     GatesResult,
@@ -139,9 +140,18 @@ def search_table(
     return pd.DataFrame(rows, columns=list(SEARCH_COLUMNS))
 
 
-def calibration_rows(configuration: str, estimator: str, found: RegressionResult) -> list[dict[str, Any]]:
-    """The calibration test, one row per term, columns `CALIBRATION_COLUMNS`."""
-    figures = zip(found.terms, found.estimate, found.std_err, found.t, found.p, strict=True)
+def calibration_rows(
+    configuration: str, estimator: str, found: RegressionResult, isotonic: CalibratedEffects
+) -> list[dict[str, Any]]:
+    """The calibration test by term, then the calibration error as estimated and after isotonic calibration.
+
+    Columns `CALIBRATION_COLUMNS`; the errors are mean squares, without t and p.
+    """
+    figures = [
+        *zip(found.terms, found.estimate, found.std_err, found.t, found.p, strict=True),
+        ("calibration_error", isotonic.error_before, isotonic.std_err_before, np.nan, np.nan),
+        ("calibration_error_after_isotonic", isotonic.error_after, isotonic.std_err_after, np.nan, np.nan),
+    ]
     return [dict(zip(CALIBRATION_COLUMNS, (configuration, estimator, *row), strict=True)) for row in figures]
 
 

@@ -35,7 +35,7 @@ CELLS: dict[str, Cell] = {
     "b60": Cell(replace(_G60, **_NULL_B), _SIZE, 1000),
     "a150": Cell(_G150, (*_SIZE, "gain", "shuffled"), 1000),
     "b150": Cell(replace(_G150, **_NULL_B), _SIZE, 1000),
-    "forest": Cell(_G150, ("refit_forest",), 300),
+    "forest": Cell(_G150, ("refit_forest",), 200),
     "a300": Cell(_G300, ("sequential",), 1000),
     "b300": Cell(replace(_G300, **_NULL_B), ("sequential",), 1000),
     "third": Cell(replace(_G150, **_THIRD), ("refit_search", "refit_redraw"), 1000),
@@ -128,16 +128,26 @@ def run_cell(
     name: str, cell: Cell, *, store: Store, executor: Executor, progress: bool = True
 ) -> dict[str, FloatArray]:
     """Outcomes of every replication of a cell, (replications,) each; stored in blocks."""
-    starts = range(0, cell.replications, BLOCK)
-    blocks = [_Block(name, cell, range(s, min(s + BLOCK, cell.replications))) for s in starts]
-    keys = [
-        Store.key("study", VERSION, name, cell.procedures, repr(cell.design), b.replications.start, b.replications.stop)
-        for b in blocks
-    ]
+    blocks, keys = _plan_cell(name, cell)
     found = compute_stored(
         _run_block, blocks, keys, "study", store=store, executor=executor, description=f"cell {name}", progress=progress
     )
     return {outcome: np.concatenate([f[outcome] for f in found]) for outcome in found[0]}
+
+
+def load_cell(name: str, cell: Cell, *, store: Store) -> dict[str, FloatArray]:
+    """Outcomes of the replications that are stored so far; empty when there are none."""
+    found = [stored for key in _plan_cell(name, cell)[1] if (stored := store.load(key)) is not None]
+    return {outcome: np.concatenate([f[outcome] for f in found]) for outcome in (found[0] if found else {})}
+
+
+def _plan_cell(name: str, cell: Cell) -> tuple[list[_Block], list[str]]:
+    starts = range(0, cell.replications, BLOCK)
+    blocks = [_Block(name, cell, range(s, min(s + BLOCK, cell.replications))) for s in starts]
+    return blocks, [
+        Store.key("study", VERSION, name, cell.procedures, repr(cell.design), b.replications.start, b.replications.stop)
+        for b in blocks
+    ]
 
 
 @dataclass(frozen=True)
@@ -177,9 +187,14 @@ def _run_block(block: _Block) -> dict[str, FloatArray]:
 
 
 def summarise(rows: list[Row], outcomes: dict[str, dict[str, FloatArray]]) -> list[dict[str, Any]]:
-    """Value, Monte-Carlo standard error and bar of each row; ``holds``: the value lies within its bar."""
+    """Value, Monte-Carlo standard error and bar of each row; ``holds``: the value lies within its bar.
+
+    Rows of cells without outcomes are left out.
+    """
     table = []
     for row in rows:
+        if not outcomes.get(row.cell):
+            continue
         values = outcomes[row.cell][row.outcome]
         if row.minus is not None:
             values = values - outcomes[row.cell][row.minus]

@@ -83,7 +83,7 @@ def _instruments(quality: Mapping[str, Quality]) -> dict[str, Any]:
     """The tables of calibration, groups, covariates and policy value."""
     rows: dict[str, list[dict[str, Any]]] = {"calibration": [], "gates": [], "clan": [], "policy": []}
     for estimator, found in quality.items():
-        rows["calibration"] += report.calibration_rows(FULL, estimator, found.calibration)
+        rows["calibration"] += report.calibration_rows(FULL, estimator, found.calibration, found.isotonic)
         rows["gates"] += report.gates_rows(FULL, estimator, found.gates)
         rows["policy"] += report.policy_rows(FULL, estimator, found.policy)
         if found.clan is not None:

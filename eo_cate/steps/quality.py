@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from eo_cate import evaluation
-from eo_cate.evaluation import ClanResult, GatesResult, PolicyValue, RegressionResult
+from eo_cate.evaluation import CalibratedEffects, ClanResult, GatesResult, PolicyValue, RegressionResult
 from eo_cate.steps.context import FULL, Run
 from eo_cate.steps.evaluate import Evaluated, Folds
 from eo_cate.types import FloatArray, IntArray, Trial
@@ -37,6 +37,7 @@ class Quality:
     """Instruments of one estimator on the pre-specified configuration (METHODS.md, section 6)."""
 
     calibration: RegressionResult
+    isotonic: CalibratedEffects
     gates: GatesResult
     clan: ClanResult | None
     policy: PolicyValue
@@ -76,6 +77,7 @@ def _examine_one(run: Run, trial: Trial, evaluated: Evaluated, estimator: str) -
             tau_hat=seen.tau_hat,
             **design,
         ),
+        isotonic=evaluation.calibrate_isotonic(seen.dr_scores, seen.tau_hat, seed=run.config.seed, **design),
         gates=evaluation.gates(
             seen.dr_scores, seen.tau_hat, num_groups=NUM_GATES, folds=seen.fold, seed=run.config.seed, **design
         ),
