@@ -149,11 +149,12 @@ class EmbeddingsConfig(_Part):
 class MultiscaleConfig(_Part):
     """How the scales are put together."""
 
-    procedure: Literal["concat", "concat_pca"] = Field(
+    procedure: Literal["concat", "concat_pca", "average"] = Field(
         "concat_pca",
-        description="`concat`: side by side (the paper's); `concat_pca`: reduced per scale, on training sites only.",
+        description="How the forest sees several scales. `concat`: side by side (the paper's); `concat_pca`: reduced "
+        "per scale, on training sites only; `average`: the mean of such forests, one per scale (as many times slower).",
     )
-    components: PositiveInt = Field(10, description="concat_pca: principal components kept per scale.")
+    components: PositiveInt = Field(10, description="Principal components kept per scale (not for `concat`).")
     sets: tuple[tuple[PositiveInt, ...], ...] = Field(
         (), description="scale search: sets of three scales or more, tried beside all single scales and pairs."
     )

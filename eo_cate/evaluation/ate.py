@@ -59,6 +59,8 @@ def average_treatment_effect(
 ) -> AteResult:
     """Augmented inverse-propensity average effect, as grf's average_treatment_effect (AIPW).
 
+    grf's other method, TMLE, is left out.
+
     Parameters
     ----------
     Y, W : (n,)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
-from eo_cate.errors import EoCateError
+from eo_cate.errors import EoCateError, EstimationError
 from eo_cate.types import FeatureBlocks, IntArray
 
 DIMENSIONS = ("site", "scale", "time", "feature")
+_IMAGE_LABEL = re.compile(r"image_(\d+)(_.+)?")
 
 
 def build_blocks(
@@ -75,6 +77,46 @@ def build_blocks(
         names=(*names, *covariate_names),
         blocks=(*blocks, *("tabular",) * tabular.shape[1]),
     )
+
+
+def block_labels(X: FeatureBlocks) -> tuple[str, ...]:
+    """Labels of the blocks, each once, in the order of the columns."""
+    return tuple(dict.fromkeys(X.blocks))
+
+
+def take_blocks(X: FeatureBlocks, labels: Sequence[str]) -> FeatureBlocks:
+    """Some blocks of the same units and sites, their columns in the order of X.
+
+    Raises
+    ------
+    EstimationError
+        For a label that X does not have.
+    """
+    unknown = [label for label in labels if label not in X.blocks]
+    if unknown:
+        raise EstimationError(f"blocks {unknown} are not among those of `X`: {list(block_labels(X))}")
+    kept = np.flatnonzero(np.isin(np.array(X.blocks, dtype=object), np.array(labels, dtype=object)))
+    p = X.site.shape[1]
+    return FeatureBlocks(
+        site=X.site[:, kept[kept < p]],
+        unit=X.unit[:, kept[kept >= p] - p],
+        site_index=X.site_index,
+        names=tuple(X.names[j] for j in kept),
+        blocks=tuple(X.blocks[j] for j in kept),
+    )
+
+
+def order_by_scale(labels: Sequence[str]) -> list[tuple[str, ...]]:
+    """Labels from coarse to fine: those without a scale first, then ``image_<scale>`` by falling scale.
+
+    The times of one scale (``image_<scale>_<time>``) stay together.
+    """
+    scales = [_IMAGE_LABEL.fullmatch(label) for label in labels]
+    size = [int(found.group(1)) if found else None for found in scales]
+    others = tuple(label for label, s in zip(labels, size, strict=True) if s is None)
+    falling = sorted({s for s in size if s is not None}, reverse=True)
+    steps = [tuple(label for label, s in zip(labels, size, strict=True) if s == scale) for scale in falling]
+    return [others, *steps] if others else steps
 
 
 def _image_blocks(

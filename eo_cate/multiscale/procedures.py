@@ -10,9 +10,13 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from eo_cate.errors import EoCateError
+from eo_cate.multiscale.average_evidence import AverageEvidence
+from eo_cate.multiscale.wrappers import BalanceBlocks, BlockAverage, MeanOf, Residual, Select, Stack
+from eo_cate.stats.params import Parameters
 from eo_cate.types import CateEstimator, FeatureBlocks, FloatArray, IntArray
 
-PROCEDURES = ("concat", "concat_pca")
+_AROUND = {"average": BlockAverage, "stack": Stack, "residual": Residual, "select": Select}
+PROCEDURES = ("concat", "concat_pca", "average_evidence", "mean_of", *_AROUND)
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ def fit_block_pca(site: NDArray[np.float32], columns: IntArray, *, components: i
     return BlockPCA(columns=columns, mean=mean, scale=scale, loadings=kept * np.sign(largest))
 
 
-class ConcatPCA:
+class ConcatPCA(Parameters):
     """Reduce each wide block of site features to its principal components, then lay all blocks side by side.
 
     Components are fitted inside `fit`, on the unique sites of the units given there, so that a refit on a training
@@ -167,26 +171,45 @@ class ConcatPCA:
         }
 
 
-def make_procedure(name: str, estimator: CateEstimator, *, components: int = 10) -> CateEstimator:
+def make_procedure(
+    name: str, estimator: CateEstimator, *, components: int = 10, balance: bool = False, seed: int = 0
+) -> CateEstimator:
     """Wrap an estimator in a procedure by name.
 
     Parameters
     ----------
-    name : {"concat", "concat_pca"}
+    name : str, of `PROCEDURES`
         ``concat`` lays blocks side by side, which is what an estimator does with FeatureBlocks: it is returned as is.
+        ``concat_pca`` is `ConcatPCA`. ``average``, ``stack``, ``residual`` and ``select`` fit `ConcatPCA` of the
+        estimator on sets of blocks; ``mean_of`` is the mean of `ConcatPCA` of the estimator and `AverageEvidence`.
+        ``average_evidence`` is a kernel method of its own: ``estimator`` is not used. For other compositions use the
+        classes.
     components : int
-        Of ``concat_pca``: principal components kept per block.
+        Principal components kept per block, but for ``concat`` and ``average_evidence``.
+    balance : bool
+        Give the blocks equal chances at a forest's nodes (`BalanceBlocks`); `fit` refuses an estimator that does not
+        draw columns. False: plain concatenation, the paper's.
+    seed : int
+        Of the folds of an estimator without `oob`, and of the sets that ``average_evidence`` draws above 6 blocks.
 
     Raises
     ------
     EoCateError
         For an unknown name.
     """
+    if name not in PROCEDURES:
+        raise EoCateError(f"unknown procedure {name!r}: choose one of {', '.join(PROCEDURES)}")
+    base = BalanceBlocks(estimator) if balance else estimator
     if name == "concat":
-        return estimator
+        return base
+    if name == "average_evidence":
+        return AverageEvidence(seed=seed)
+    reduced = ConcatPCA(base, components=components)
     if name == "concat_pca":
-        return ConcatPCA(estimator, components=components)
-    raise EoCateError(f"unknown procedure {name!r}: choose one of {', '.join(PROCEDURES)}")
+        return reduced
+    if name == "mean_of":
+        return MeanOf([reduced, AverageEvidence(seed=seed)], seed=seed)
+    return _AROUND[name](reduced, seed=seed)
 
 
 def _require_blocks(X: Any) -> FeatureBlocks:

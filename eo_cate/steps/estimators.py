@@ -10,7 +10,7 @@ from eo_cate.config import RunConfig
 from eo_cate.estimators import CausalForest, RidgeR
 from eo_cate.types import CateEstimator
 
-ENGINE = "bins-1"
+ENGINE = "bins-2"
 RIDGE_ENGINE = "kernel-ridge-1"
 
 
@@ -24,7 +24,9 @@ def build_forest(config: RunConfig, *, num_threads: int | None = None) -> tuple[
         num_threads = (os.cpu_count() or 1) if config.executor == "inline" else 1
     forest = CausalForest(**settings, seed=config.seed, num_threads=num_threads)
     procedure = config.multiscale
-    estimator = multiscale.make_procedure(procedure.procedure, forest, components=procedure.components)
+    estimator = multiscale.make_procedure(
+        procedure.procedure, forest, components=procedure.components, seed=config.seed
+    )
     key = {"procedure": procedure.procedure, "components": procedure.components}
     return estimator, settings | key | {"engine": ENGINE, "seed": config.seed}
 

@@ -25,9 +25,9 @@ def embed_places(run: Run, inputs: Inputs) -> dict[str, xr.DataArray]:
     elsewhere = [] if inputs.cells is None else [place for place in inputs.cells["location"] if place not in seen]
     few = sorted({settings.scales[0], settings.scales[-1]})
     wanted = {
-        settings.encoder: (sites + elsewhere, settings.scales),
         "random_vit": (sites, few),
         "mean_colour": (sites, settings.scales),
+        settings.encoder: (sites + elsewhere, settings.scales),  # last: a control may be the encoder itself
     }
     embeddings = {}
     for encoder, (places, scales) in wanted.items():
@@ -51,13 +51,16 @@ def embed_places(run: Run, inputs: Inputs) -> dict[str, xr.DataArray]:
 
 def build_configurations(run: Run, trial: Trial, embeddings: Mapping[str, xr.DataArray]) -> dict[str, FeatureBlocks]:
     """Feature blocks of every result and control, by configuration."""
-    image = embeddings[run.config.embeddings.encoder].sel(site=list(trial.sites.index))
+    sites = list(trial.sites.index)
+    image, colour, random = (
+        embeddings[name].sel(site=sites) for name in (run.config.embeddings.encoder, "mean_colour", "random_vit")
+    )
     covariates = np.column_stack([trial.column(c) for c in trial.covariates]) if trial.covariates else None
 
     def blocks(embedding: xr.DataArray | None = None, *, tabular: bool = False, **options: Any) -> FeatureBlocks:
         return multiscale.build_blocks(
             embedding,
-            site_ids=list(trial.sites.index),
+            site_ids=sites,
             site_index=trial.site_index,
             covariates=covariates if tabular else None,
             covariate_names=trial.covariates if tabular else (),
@@ -71,8 +74,8 @@ def build_configurations(run: Run, trial: Trial, embeddings: Mapping[str, xr.Dat
     location = location_features(trial.sites)[0]
     found[f"{IMAGE}+location"] = blocks(image, site_features=location)
     found["location"] = blocks(site_features=location)
-    found["mean_colour"] = blocks(embeddings["mean_colour"])
-    found["random_vit"] = blocks(embeddings["random_vit"])
+    found["mean_colour"] = blocks(colour)
+    found["random_vit"] = blocks(random)
     stratum = _site_strata(trial)
     for i in range(run.config.evaluation.num_permutations):
         seed = derive_seed(run.config.seed, "shuffle", i)

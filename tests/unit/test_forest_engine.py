@@ -1,5 +1,7 @@
 """The compiled engine beside its definition in plain numpy: splits, leaves, draws, bins."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,7 @@ from eo_cate.estimators.forest import draws
 from eo_cate.estimators.forest import grow as engine
 from eo_cate.estimators.forest.bins import fit_bins
 from eo_cate.estimators.forest.grow import Rules, grow_forest, leave_out
-from eo_cate.estimators.forest.rows import FeatureBins, distinct_rows, make_rows, sum_moments
+from eo_cate.estimators.forest.rows import FeatureBins, distinct_rows, fit_feature_bins, make_rows, rows_of, sum_moments
 from eo_cate.types import FeatureBlocks
 
 SEED = 11
@@ -229,3 +231,38 @@ def test_leave_out_columns_do_not_know_of_each_other_and_leave_their_group_out()
     moved = predict(changed)
     assert np.array_equal(moved[10:12], together[10:12])
     assert np.abs(moved - together).max() > 1.0
+
+
+@pytest.mark.parametrize("is_causal", [True, False])
+@pytest.mark.parametrize("missing", [False, True])
+@pytest.mark.parametrize("sites", [40, 600])  # nodes of up to 64 sites are ranked, larger ones are binned
+def test_scanning_sites_of_unit_rows_gives_the_same_trees_bit_for_bit(sites, missing, is_causal):
+    rng = np.random.default_rng(sites)
+    site = rng.permutation(np.repeat(np.arange(sites), rng.integers(1, 9, sites)))  # units of a site lie apart
+    n, group = len(site), site // 2 if sites > 40 else site
+    shared, own = rng.standard_normal((sites, 30)).astype(np.float32), rng.standard_normal((n, 6)).astype(np.float32)
+    shared[:, 3] = np.round(shared[:, 3])
+    if missing:
+        shared[rng.random(sites) < 0.3, 0] = np.nan
+        own[rng.random(n) < 0.3, 0] = np.nan
+    X = FeatureBlocks(shared, own, site, tuple(map(str, range(36))), ("image_16",) * 30 + ("tabular",) * 6)
+    W, omega = rng.integers(0, 2, n).astype(float), rng.uniform(0.2, 3.0, n)
+    Y = np.nan_to_num(shared[site, 0], nan=1.0) * W + own[:, 1] + rng.standard_normal(n)
+    rows = rows_of(X, group, omega)
+    assert rows.num_shared == 30
+    for g in range(group.max() + 1):  # rows of a site follow each other within its group
+        own_sites = rows.sites[rows.start[g] : rows.start[g + 1]]
+        assert np.all(np.diff(own_sites) >= 0)
+    codes = fit_feature_bins(X).encode(X, rows.first)
+    counts = (W, 1 - W) if is_causal else (np.ones(n),) * 2
+    moments = sum_moments(rows, Y, W - 0.5 if is_causal else 0 * W, omega, counts)
+    rules = Rules(is_causal, 5.0, 0.05, 0.5, 0.5, None, None)
+    by_site, by_unit = (
+        grow_forest(codes, made, moments, rules, num_trees=200, seed=2, num_threads=1)
+        for made in (rows, replace(rows, sites=None, num_shared=0))
+    )
+    for name in ("nodes", "cuts", "means", "node_start", "leaf_start", "in_bag"):
+        assert np.array_equal(getattr(by_site, name), getattr(by_unit, name))
+    used = by_site.nodes[by_site.nodes[:, 0] >= 0, 0]
+    assert (used < 30).sum() > 100
+    assert (used >= 30).sum() > 100

@@ -197,8 +197,8 @@ def test_procedures_by_name():
     procedure = make_procedure("concat_pca", forest, components=7)
     assert isinstance(procedure, CateEstimator)
     assert procedure.components == 7
-    with pytest.raises(EoCateError, match="'stack': choose one of concat, concat_pca"):
-        make_procedure("stack", forest)
+    with pytest.raises(EoCateError, match="'median': choose one of concat, concat_pca"):
+        make_procedure("median", forest)
 
 
 def test_bad_use_is_refused():

@@ -15,6 +15,7 @@ from eo_cate.types import FloatArray
 MOST_BINS = 255
 MISSING = 255
 _PAD = np.inf
+_ONE = np.uint64(1)
 
 Codes = NDArray[np.uint8]
 
@@ -58,16 +59,13 @@ def fit_bins(X: NDArray[Any]) -> Bins:
 
 @kernel
 def _encode(X: NDArray[Any], cuts: NDArray[Any], out: NDArray[Any]) -> None:
-    for i in range(X.shape[0]):
-        for j in range(X.shape[1]):
-            x = X[i, j]
-            if np.isnan(x):
-                out[i, j] = MISSING
-                continue
-            place = 0
-            step = 128
-            while step:
-                if cuts[j, place + step - 1] < x:
-                    place += step
-                step >>= 1
-            out[i, j] = place
+    """Bisection without branches, a column at a time: its cuts stay near."""
+    for j in range(X.shape[1]):
+        own = cuts[j]
+        for i in range(X.shape[0]):
+            x = np.float64(X[i, j])
+            place = np.uint64(0)
+            for power in range(7, -1, -1):
+                step = _ONE << np.uint64(power)
+                place += step * np.uint64(own[place + step - _ONE] < x)
+            out[i, j] = MISSING if np.isnan(x) else place

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from eo_cate.errors import EstimationError, EvaluationError
+from eo_cate.estimators.features import check_features, check_same_features
 from eo_cate.estimators.forest.options import MIN_GROUPS, ForestOptions, check_feature_weights
 from eo_cate.stats import checks
 from eo_cate.types import FeatureBlocks, FloatArray, IntArray, as_blocks
@@ -87,6 +88,8 @@ class CausalForest(ForestOptions):
         Threads; the result does not depend on it.
     """
 
+    _fitted: Fitted | None = None
+
     def __init__(
         self,
         num_trees: int = 2000,
@@ -109,7 +112,6 @@ class CausalForest(ForestOptions):
         self.feature_weights = feature_weights
         self.seed = seed
         self.num_threads = num_threads
-        self._fitted: Fitted | None = None
         self._check_options()
 
     def fit(
@@ -156,14 +158,14 @@ class CausalForest(ForestOptions):
 
         self._check_options()
         blocks = _blocks_of(X, site_index)
-        rows.check_features(blocks)
+        check_features(blocks)
         units = _check_units(len(blocks), Y, W, sample_weights, groups, self.min_node_size)
         chances = check_feature_weights(self.feature_weights, blocks.shape[1])
         centre_W = self._centre_treatment(blocks, units, propensity, W_hat)
         is_known = propensity is not None or W_hat is not None
         centre_Y = self._centre_outcome(blocks, units, "forest" if Y_hat is None and not is_known else Y_hat)
         bins = rows.fit_feature_bins(blocks)
-        made = rows.make_rows(*rows.distinct_rows(blocks, units.codes), units.codes, units.weights)
+        made = rows.rows_of(blocks, units.codes, units.weights)
         _check_groups(made)
         codes = bins.encode(blocks, made.first)
         counts = units.W, 1 - units.W
@@ -174,7 +176,7 @@ class CausalForest(ForestOptions):
         )
         if not (trees.nodes[:, 0] >= 0).any():
             logger.warning("no feature could be split on: tau_hat is the same, the average effect, everywhere")
-        self._fitted = Fitted(bins, trees, codes, made.group, made.of_unit, centre_Y, centre_W, blocks.blocks)
+        self.set_fitted(Fitted(bins, trees, codes, made.group, made.of_unit, centre_Y, centre_W, blocks.blocks))
         return self
 
     @overload
@@ -198,8 +200,8 @@ class CausalForest(ForestOptions):
 
         fitted = self.require_fitted()
         blocks = as_blocks(X)
-        rows.check_features(blocks)
-        rows.check_same_features(blocks, fitted.bins.names, by_name=isinstance(X, FeatureBlocks))
+        check_features(blocks)
+        check_same_features(blocks, fitted.bins.names, by_name=isinstance(X, FeatureBlocks))
         first, place = rows.distinct_rows(blocks)
         codes = fitted.bins.encode(blocks, first)
         tau_hat, errors = predict.estimate_effects(fitted.trees, codes, std_err=std_err, num_threads=self.num_threads)
@@ -260,8 +262,9 @@ class CausalForest(ForestOptions):
         return load_forest(cls, path)
 
     def set_fitted(self, fitted: Fitted) -> None:
-        """Take the state of another fit."""
+        """Take the state of a fit."""
         self._fitted = fitted
+        self.n_features_in_ = len(fitted.bins.names)
 
     def require_fitted(self) -> Fitted:
         """The state of `fit`, or an EstimationError."""

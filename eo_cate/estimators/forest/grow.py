@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import joblib
@@ -70,6 +70,14 @@ class Trees:
     leaf_start: IntArray
     in_bag: BoolArray
 
+    def take_bags(self, bags: slice) -> Trees:
+        """The trees of consecutive bags, arrays shared."""
+        first, last, _ = bags.indices(len(self.in_bag))
+        part = slice(2 * first, 2 * last + 1)
+        return replace(
+            self, node_start=self.node_start[part], leaf_start=self.leaf_start[part], in_bag=self.in_bag[first:last]
+        )
+
 
 @dataclass(frozen=True)
 class _Plan:
@@ -117,7 +125,7 @@ def leave_out(
     plan = _make_plan(codes, rows, moments, rules, seed)
 
     def work(bags: IntArray) -> tuple[Any, ...]:
-        data = (*plan.data[:2], align_rows(moments), plan.data[3])
+        data = (*plan.data[:2], align_rows(moments), *plan.data[3:])
         args = data, plan.rules, plan.draws, len(rows.start) - 1, bags, plan.most_rows, plan.most_leaves, u
         found: tuple[Any, ...] = kernels.leave_out_sums(*args)
         return found
@@ -142,11 +150,21 @@ def _make_plan(codes: Codes, rows: Rows, moments: FloatArray, rules: Rules, seed
     units = np.sort(np.bincount(rows.group, weights=moments[:, 5:7].sum(axis=1) / 2))[::-1]
     most_rows = int(sizes[: max(split_size, bag_size - split_size)].sum())
     most_leaves = 1 + min(most_rows, int(units[:split_size].sum() / rules.min_count))
-    data = (codes, np.ascontiguousarray(codes.T), moments, (codes == MISSING).any(axis=0))
+    data = (codes, np.ascontiguousarray(codes.T), moments, (codes == MISSING).any(axis=0), *_site_codes(codes, rows))
     least_score = 1e-18 * _outcome_scale(moments)
     settings = (rules.is_causal, _number_cdf(mtry, p), cumulative, float(rules.min_count), rules.alpha, least_score)
     draws = (np.uint64(seed), rows.active, rows.start, bag_size, split_size)
     return _Plan(data, settings, draws, most_rows, most_leaves)
+
+
+def _site_codes(codes: Codes, rows: Rows) -> tuple[NDArray[np.uint32], int, Codes, Codes]:
+    """Site of each row, number of leading columns that sites share, and codes of these by site and by column."""
+    if rows.sites is None:
+        nothing = np.empty((0, 0), dtype=np.uint8)
+        return np.empty(0, dtype=np.uint32), 0, nothing, nothing.T.copy()
+    _, first, site = np.unique(rows.sites, return_index=True, return_inverse=True)
+    shared = np.ascontiguousarray(codes[first, : rows.num_shared])
+    return site.astype(np.uint32), rows.num_shared, shared, np.ascontiguousarray(shared.T)
 
 
 def _outcome_scale(moments: FloatArray) -> float:

@@ -22,19 +22,20 @@ from eo_cate.estimators.forest.draws import (
     draw_weighted,
 )
 from eo_cate.estimators.forest.jit import LANES, NUM_VALUES, WIDTH, kernel
-from eo_cate.estimators.forest.splits import (
+from eo_cate.estimators.forest.nodes import (
     COUNT_A,
     COUNT_B,
     OMEGA,
     UNITS,
     Y_SUM,
     causal_values,
-    find_split,
+    divide_features,
     gather_codes,
-    goes_left,
     regression_values,
     sum_rows,
+    sum_sites,
 )
+from eo_cate.estimators.forest.splits import find_split, goes_left
 
 LEAF = -1
 _CODES = 256
@@ -83,15 +84,12 @@ def _grow_tree(
     ``nodes[k]`` is (feature, left child) or (LEAF, leaf); the right child follows the left. ``cuts[k]`` is (code,
     missing left). A child without estimation rows is closed: its node becomes the other child and is split again.
     """
-    codes, columns, moments, has_missing = data
+    codes, columns, moments, has_missing, sites, num_shared, site_codes, site_columns = data
     is_causal, number_cdf, cumulative, min_count, alpha, least_score = rules
-    order, swaps, drawn, marked, keys, gathered, values, work, spare, stack, seeds = scratch
-    node, total, best, state = (
-        np.zeros((1, WIDTH)),
-        np.zeros((1, WIDTH)),
-        np.zeros(5),
-        np.zeros(1, np.uint64),
-    )
+    (
+        order, swaps, drawn, marked, keys, gathered, values, work, spare, stack, seeds, node, total, best, state,
+        shared, own, runs,
+    ) = scratch  # fmt: skip
     stack[0, 0], stack[0, 1], stack[0, 2], stack[0, 3], stack[0, 4] = (
         0,
         0,
@@ -127,10 +125,18 @@ def _grow_tree(
                     number = draw_weighted(state, cumulative, marked, keys, drawn, number)
                 else:
                     number = draw_uniform(state, order, swaps, drawn, number)
-                gather_codes(codes, columns, split_rows, low, high - low, drawn, number, gathered)
+                num_runs, base = 0, 0
+                if num_shared:
+                    num_runs = sum_sites(sites, moments, values, split_rows, low, high, runs)
+                    m, q = divide_features(drawn, number, num_shared, shared, own)
+                    base = m * num_runs
+                    gather_codes(site_codes, site_columns, runs[0], 0, num_runs, shared, m, gathered, 0)
+                    gather_codes(codes, columns, split_rows, low, high - low, own, q, gathered, base)
+                else:
+                    gather_codes(codes, columns, split_rows, low, high - low, drawn, number, gathered, 0)
                 find_split(
-                    is_causal, moments, split_rows, low, high - low, gathered, drawn, number, has_missing, values, work,
-                    node, min_count, alpha, best,
+                    is_causal, moments, split_rows, low, high - low, gathered, drawn, number, num_shared, runs,
+                    num_runs, base, has_missing, values, work, node, min_count, alpha, best,
                 )  # fmt: skip
             if best[2] < 0:
                 sum_rows(moments, estimation_rows, first, last, total)
@@ -175,8 +181,8 @@ def _grow_tree(
 
 
 @kernel
-def _make_scratch(num_rows: Any, p: Any, most_drawn: Any) -> Any:
-    """Working memory of one thread, for nodes of up to ``num_rows`` rows."""
+def _make_scratch(num_rows: Any, num_runs: Any, p: Any, most_drawn: Any) -> Any:
+    """Working memory of one thread, for nodes of up to ``num_rows`` rows of up to ``num_runs`` sites."""
     return (
         np.arange(p),
         np.empty(p, np.int64),
@@ -184,7 +190,7 @@ def _make_scratch(num_rows: Any, p: Any, most_drawn: Any) -> Any:
         np.zeros(p, np.bool_),
         np.empty(p),
         np.empty(most_drawn * num_rows + LANES, np.uint8),
-        np.zeros((num_rows, NUM_VALUES)),
+        np.zeros((num_rows + num_runs, NUM_VALUES)),
         (
             np.zeros(4, np.uint64),
             np.empty(LANES, np.uint64),
@@ -195,6 +201,17 @@ def _make_scratch(num_rows: Any, p: Any, most_drawn: Any) -> Any:
         np.empty(num_rows, np.uint32),
         np.empty((num_rows + 2, 5), np.int64),
         np.empty(num_rows + 2, np.uint64),
+        np.zeros((1, WIDTH)),
+        np.zeros((1, WIDTH)),
+        np.zeros(5),
+        np.zeros(1, np.uint64),
+        np.empty(p, np.int64),
+        np.empty(p, np.int64),
+        (
+            np.empty(num_runs, np.uint32),
+            np.arange(num_runs).astype(np.uint32),
+            np.empty((num_runs, WIDTH)),
+        ),
     )
 
 
@@ -211,7 +228,7 @@ def grow_bags(
     """Two trees for each bag: membership (bags, G), nodes, codes of cuts, leaf means, counts per tree (trees, 2)."""
     seed, active, start, bag_size, split_size = draws
     p, most_drawn = data[0].shape[1], len(rules[1])
-    scratch = _make_scratch(most_rows, p, most_drawn)
+    scratch = _make_scratch(most_rows, len(data[6]), p, most_drawn)
     split_rows, estimation_rows = (
         np.empty(most_rows, np.uint32),
         np.empty(most_rows, np.uint32),
@@ -276,7 +293,7 @@ def leave_out_sums(
     """
     seed, active, start, bag_size, split_size = draws
     codes, moments = data[0], data[2]
-    scratch = _make_scratch(most_rows, codes.shape[1], len(rules[1]))
+    scratch = _make_scratch(most_rows, len(data[6]), codes.shape[1], len(rules[1]))
     split_rows, estimation_rows = (
         np.empty(most_rows, np.uint32),
         np.empty(most_rows, np.uint32),

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any, Self
 
 import numpy as np
+from sklearn.base import BaseEstimator
 
 from eo_cate.errors import EstimationError
 from eo_cate.types import FloatArray
@@ -13,8 +13,8 @@ from eo_cate.types import FloatArray
 MIN_GROUPS = 10
 
 
-class ForestOptions:
-    """get_params, set_params and the checks of a forest's options; a subclass keeps each argument under its name."""
+class ForestOptions(BaseEstimator):  # type: ignore[misc, unused-ignore]
+    """The options of a forest, checked; a subclass keeps each argument under its name, as scikit-learn wants it."""
 
     num_trees: int
     sample_fraction: float
@@ -25,14 +25,18 @@ class ForestOptions:
     feature_weights: Any
     seed: int
     num_threads: int
+    n_features_in_: int
+    """Number of columns of the last `fit`."""
+    _fitted: Any = None
 
-    @classmethod
-    def _names(cls) -> list[str]:
-        return [name for name in inspect.signature(cls.__init__).parameters if name != "self"]
+    def __sklearn_is_fitted__(self) -> bool:
+        return self._fitted is not None
 
-    def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Options by name."""
-        return {name: getattr(self, name) for name in self._names()}
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        tags.target_tags.required = True
+        return tags
 
     def set_params(self, **params: Any) -> Self:
         """Change options; `fit` uses them.
@@ -42,11 +46,12 @@ class ForestOptions:
         EstimationError
             For an unknown name or a bad value.
         """
-        unknown = sorted(set(params) - set(self._names()))
+        unknown = sorted(set(params) - set(self._get_param_names()))
         if unknown:
-            raise EstimationError(f"{unknown} are no options of {type(self).__name__}: choose among {self._names()}")
-        for name, value in params.items():
-            setattr(self, name, value)
+            raise EstimationError(
+                f"{unknown} are no options of {type(self).__name__}: choose among {self._get_param_names()}"
+            )
+        super().set_params(**params)
         self._check_options()
         return self
 

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from sklearn.base import RegressorMixin
 
 from eo_cate.errors import EstimationError, EvaluationError
+from eo_cate.estimators.features import check_features, check_same_features
 from eo_cate.estimators.forest.options import MIN_GROUPS, ForestOptions, check_feature_weights
 from eo_cate.stats import checks
 from eo_cate.types import FeatureBlocks, FloatArray, IntArray, as_blocks
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from eo_cate.estimators.forest.rows import FeatureBins
 
 
-class RegressionForest(ForestOptions):
+class RegressionForest(RegressorMixin, ForestOptions):  # type: ignore[misc, unused-ignore]
     """Honest regression forest (Athey, Tibshirani, Wager 2019), with bags and honesty by group.
 
     Parameters
@@ -31,6 +33,8 @@ class RegressionForest(ForestOptions):
     sample_fraction, mtry, honesty_fraction, feature_weights, seed, num_threads
         As in `CausalForest`.
     """
+
+    _fitted: tuple[FeatureBins, Trees, NDArray[np.uint8], IntArray, IntArray] | None = None
 
     def __init__(
         self,
@@ -54,7 +58,6 @@ class RegressionForest(ForestOptions):
         self.feature_weights = feature_weights
         self.seed = seed
         self.num_threads = num_threads
-        self._fitted: tuple[FeatureBins, Trees, NDArray[np.uint8], IntArray, IntArray] | None = None
         self._check_options()
 
     def fit(
@@ -84,7 +87,7 @@ class RegressionForest(ForestOptions):
 
         blocks, outcome, weights, codes = self._check(X, Y, sample_weights, groups, "groups")
         bins = rows.fit_feature_bins(blocks)
-        made = rows.make_rows(*rows.distinct_rows(blocks, codes), codes, weights)
+        made = rows.rows_of(blocks, codes, weights)
         row_codes = bins.encode(blocks, made.first)
         ones = np.ones(len(outcome))
         mean = np.average(outcome, weights=weights)
@@ -102,6 +105,7 @@ class RegressionForest(ForestOptions):
         )
         trees.means[:, 1] += mean * trees.means[:, 0]
         self._fitted = bins, trees, row_codes, made.group, made.of_unit
+        self.n_features_in_ = blocks.shape[1]
         return self
 
     def predict(self, X: FeatureBlocks | NDArray[Any]) -> FloatArray:
@@ -112,8 +116,8 @@ class RegressionForest(ForestOptions):
             raise EstimationError("this RegressionForest is not fitted: call `fit` first")
         bins, trees = self._fitted[:2]
         blocks = as_blocks(X)
-        rows.check_features(blocks)
-        rows.check_same_features(blocks, bins.names, by_name=isinstance(X, FeatureBlocks))
+        check_features(blocks)
+        check_same_features(blocks, bins.names, by_name=isinstance(X, FeatureBlocks))
         first, place = rows.distinct_rows(blocks)
         return predict.estimate_means(trees, bins.encode(blocks, first), num_threads=self.num_threads)[place]
 
@@ -188,8 +192,6 @@ class RegressionForest(ForestOptions):
         groups: ArrayLike | None,
         name: str,
     ) -> tuple[FeatureBlocks, FloatArray, FloatArray, IntArray]:
-        from eo_cate.estimators.forest.rows import check_features
-
         self._check_options()
         blocks = as_blocks(X)
         check_features(blocks)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from eo_cate.errors import EstimationError
 from eo_cate.estimators.forest.bins import Bins, Codes, fit_bins
 from eo_cate.types import FeatureBlocks, FloatArray, IntArray
 
@@ -62,6 +61,10 @@ class Rows:
         Rows start[g]:start[g + 1] of group g have weight.
     active : (A,) int64
         Groups with such rows.
+    sites : (R,) int64 or None
+        Site of each row where rows are units of sites that share their first ``num_shared`` columns; within a group
+        the rows of a site follow each other.
+    num_shared : int
     """
 
     of_unit: IntArray
@@ -69,6 +72,8 @@ class Rows:
     group: IntArray
     start: IntArray
     active: IntArray
+    sites: IntArray | None = None
+    num_shared: int = 0
 
     def sum(self, values: FloatArray) -> FloatArray:
         """Sums over the units of each row, (n,) -> (R,)."""
@@ -88,16 +93,26 @@ def distinct_rows(X: FeatureBlocks, codes: IntArray | None = None) -> tuple[IntA
     return first.astype(np.int64), inverse.astype(np.int64)
 
 
-def make_rows(first: IntArray, place: IntArray, codes: IntArray, weights: FloatArray) -> Rows:
+def rows_of(X: FeatureBlocks, codes: IntArray, weights: FloatArray) -> Rows:
+    """Rows of units in groups 0..G-1: of sites, or of units, by site where sites share features too."""
+    rows = make_rows(*distinct_rows(X, codes), codes, weights, sites=X.site_index if X.unit.shape[1] else None)
+    return replace(rows, num_shared=X.site.shape[1]) if X.site.shape[1] else replace(rows, sites=None)
+
+
+def make_rows(
+    first: IntArray, place: IntArray, codes: IntArray, weights: FloatArray, *, sites: IntArray | None = None
+) -> Rows:
     """Rows from `distinct_rows` of units in groups 0..G-1; a row whose units all have weight 0 is never drawn."""
     has_weight = np.bincount(place, weights=weights, minlength=len(first)) > 0
-    order = np.lexsort((first, codes[first], ~has_weight))
+    site = np.zeros(len(first), dtype=np.int64) if sites is None else sites[first]
+    order = np.lexsort((first, site, codes[first], ~has_weight))
     rank = np.empty(len(order), dtype=np.int64)
     rank[order] = np.arange(len(order))
     group = codes[first][order]
     counts = np.bincount(group[: int(has_weight.sum())], minlength=int(codes.max()) + 1)
     start = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    return Rows(rank[place], first[order], group, start, np.flatnonzero(counts).astype(np.int64))
+    active = np.flatnonzero(counts).astype(np.int64)
+    return Rows(rank[place], first[order], group, start, active, None if sites is None else site[order])
 
 
 def sum_moments(
@@ -117,34 +132,3 @@ def align_rows(moments: FloatArray) -> FloatArray:
     aligned: FloatArray = room[first : first + moments.size].reshape(moments.shape)
     aligned[:] = moments
     return aligned
-
-
-def check_features(X: FeatureBlocks) -> None:
-    """Refuse matrices without columns and infinite values.
-
-    Raises
-    ------
-    EstimationError
-        Naming the count and the columns.
-    """
-    if not X.names:
-        raise EstimationError("`X` has no columns: give at least one feature")
-    infinite = np.concatenate([np.isinf(X.site).sum(axis=0), np.isinf(X.unit).sum(axis=0)])
-    if infinite.any():
-        columns = [X.names[j] for j in np.flatnonzero(infinite)[:5]]
-        raise EstimationError(f"`X` has {infinite.sum()} infinite values (first columns: {columns}): set them to NaN")
-
-
-def check_same_features(X: FeatureBlocks, names: tuple[str, ...], *, by_name: bool) -> None:
-    """Refuse other columns than those of `fit`.
-
-    Raises
-    ------
-    EstimationError
-        Naming the columns that differ.
-    """
-    if len(X.names) != len(names) or (by_name and X.names != names):
-        odd = sorted(set(X.names) ^ set(names))[:5] or "the order differs"
-        raise EstimationError(
-            f"`X` has {len(X.names)} columns that are not the {len(names)} of `fit` ({odd}): give the same features"
-        )

@@ -1,4 +1,4 @@
-"""The best split of a node: gradient scores, codes of the drawn features, candidate cuts."""
+"""The best split of a node: candidate cuts of the drawn features and their scores."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import numpy as np
 from eo_cate.estimators.forest.jit import (
     LANES,
     NUM_VALUES,
-    add_moments,
     add_values,
     bits_below,
     bits_equal,
@@ -17,76 +16,12 @@ from eo_cate.estimators.forest.jit import (
     kernel,
     trailing_zeros,
 )
+from eo_cate.estimators.forest.nodes import COUNT_A, COUNT_B, OMEGA, RHO, W_SUM, WEIGHT, WW_SUM, A, B
 
 MISSING = 255
 SLACK = 1e-5
-OMEGA, Y_SUM, W_SUM, WY_SUM, WW_SUM, COUNT_A, COUNT_B, UNITS = range(8)
-_RHO, _WEIGHT, _A, _B = range(4)
 _ONE = np.uint64(1)
 _LAST_BIT = np.uint64(63)
-
-
-@kernel
-def sum_rows(moments: Any, rows: Any, low: Any, high: Any, total: Any) -> None:
-    """Moments of a node, total[0, :]."""
-    total[:] = 0.0
-    for i in range(low, high):
-        add_moments(total, 0, moments, rows[i])
-
-
-@kernel
-def causal_values(moments: Any, rows: Any, low: Any, high: Any, node: Any, values: Any) -> Any:
-    """Per row (rho, omega, a, b): rho is the gradient score of the node's tau; False where W does not vary."""
-    omega, Y, W = node[0, OMEGA], node[0, Y_SUM], node[0, W_SUM]
-    Y_bar, W_bar = Y / omega, W / omega
-    spread = node[0, WW_SUM] - W * W_bar
-    if spread <= 1e-10 * node[0, WW_SUM]:
-        return False
-    tau = (node[0, WY_SUM] - W * Y_bar) / spread
-    for i in range(high - low):
-        r = rows[low + i]
-        o, y, w = moments[r, OMEGA], moments[r, Y_SUM], moments[r, W_SUM]
-        numerator = moments[r, WY_SUM] - W_bar * y - Y_bar * w + o * W_bar * Y_bar
-        denominator = moments[r, WW_SUM] - 2.0 * W_bar * w + o * W_bar * W_bar
-        values[i, _RHO], values[i, _WEIGHT] = numerator - tau * denominator, o
-        values[i, _A], values[i, _B] = moments[r, COUNT_A], moments[r, COUNT_B]
-    return True
-
-
-@kernel
-def regression_values(moments: Any, rows: Any, low: Any, high: Any, node: Any, values: Any) -> None:
-    """Per row (rho, omega, a, a): rho is the residual at the node's mean."""
-    Y_bar = node[0, Y_SUM] / node[0, OMEGA]
-    for i in range(high - low):
-        r = rows[low + i]
-        values[i, _RHO] = moments[r, Y_SUM] - Y_bar * moments[r, OMEGA]
-        values[i, _WEIGHT] = moments[r, OMEGA]
-        values[i, _A] = values[i, _B] = moments[r, COUNT_A]
-
-
-@kernel
-def gather_codes(
-    codes: Any,
-    columns: Any,
-    rows: Any,
-    low: Any,
-    size: Any,
-    drawn: Any,
-    number: Any,
-    out: Any,
-) -> None:
-    """Codes of the drawn features at the node's rows, out[k * size + i], read along whichever side is nearer."""
-    num_rows, p = codes.shape
-    if number * min(size, num_rows // 64 + 1) <= size * min(number, p // 64 + 1):
-        for k in range(number):
-            f = drawn[k]
-            for i in range(size):
-                out[k * size + i] = columns[f, rows[low + i]]
-    else:
-        for i in range(size):
-            r = rows[low + i]
-            for k in range(number):
-                out[k * size + i] = codes[r, drawn[k]]
 
 
 @kernel
@@ -96,7 +31,7 @@ def _rank_rows(gathered: Any, first: Any, size: Any, order: Any, codes: Any) -> 
     for i in range(size):
         c = gathered[first + i]
         before = bits_equal(gathered, first, c) & ((_ONE << np.uint64(i)) - _ONE)
-        place = count_ones(bits_below(gathered, first, c) & every) + count_ones(before)
+        place = count_ones((bits_below(gathered, first, c) & every) | before)
         order[place] = i
         codes[place] = c
 
@@ -104,6 +39,7 @@ def _rank_rows(gathered: Any, first: Any, size: Any, order: Any, codes: Any) -> 
 @kernel
 def _cumulate_ranked(
     values: Any,
+    offset: Any,
     order: Any,
     size: Any,
     gap: Any,
@@ -122,18 +58,18 @@ def _cumulate_ranked(
     if missing_left:
         last -= gap
         for k in range(size - gap, size):
-            i = order[k]
-            rho += values[i, _RHO]
-            weight += values[i, _WEIGHT]
-            a += values[i, _A]
-            b += values[i, _B]
+            i = order[k] + np.uint64(offset)
+            rho += values[i, RHO]
+            weight += values[i, WEIGHT]
+            a += values[i, A]
+            b += values[i, B]
     begin = end = 0
     for k in range(last):
-        i = order[k]
-        rho += values[i, _RHO]
-        weight += values[i, _WEIGHT]
-        a += values[i, _A]
-        b += values[i, _B]
+        i = order[k] + np.uint64(offset)
+        rho += values[i, RHO]
+        weight += values[i, WEIGHT]
+        a += values[i, A]
+        b += values[i, B]
         sums[0, k], sums[1, k] = rho, weight
         begin += (a < least) | (b < least)
         end += (total_a - a >= least) & (total_b - b >= least)
@@ -141,11 +77,11 @@ def _cumulate_ranked(
 
 
 @kernel
-def _fill_bins(gathered: Any, first: Any, size: Any, values: Any, bits: Any, bins: Any) -> None:
+def _fill_bins(gathered: Any, first: Any, size: Any, values: Any, offset: Any, bits: Any, bins: Any) -> None:
     bits[:] = 0
     for i in range(size):
         c = gathered[first + i]
-        add_values(bins, c, values, i)
+        add_values(bins, c, values, offset + i)
         bits[c >> 6] |= _ONE << np.uint64(c & 63)
 
 
@@ -164,10 +100,10 @@ def _cumulate_bins(
     rho = weight = a = b = 0.0
     if missing_left:
         rho, weight, a, b = (
-            bins[MISSING, _RHO],
-            bins[MISSING, _WEIGHT],
-            bins[MISSING, _A],
-            bins[MISSING, _B],
+            bins[MISSING, RHO],
+            bins[MISSING, WEIGHT],
+            bins[MISSING, A],
+            bins[MISSING, B],
         )
     k = begin = end = 0
     for word in range(4):
@@ -177,10 +113,10 @@ def _cumulate_bins(
         while left != 0:
             c = np.uint64(64 * word) + trailing_zeros(left)
             left &= left - _ONE
-            rho += bins[c, _RHO]
-            weight += bins[c, _WEIGHT]
-            a += bins[c, _A]
-            b += bins[c, _B]
+            rho += bins[c, RHO]
+            weight += bins[c, WEIGHT]
+            a += bins[c, A]
+            b += bins[c, B]
             sums[0, k], sums[1, k], codes[k] = rho, weight, c
             begin += (a < least) | (b < least)
             end += (total_a - a >= least) & (total_b - b >= least)
@@ -201,13 +137,34 @@ def _clear_bins(bins: Any, bits: Any) -> None:
 
 @kernel
 def _count_better(sums: Any, codes: Any, begin: Any, end: Any, total: Any, bar: Any, denominator: Any) -> Any:
-    """Candidates, between different codes, whose score beats the bar; without branches, so that it runs in vectors."""
+    """Candidates, between different codes, whose score beats the bar.
+
+    Without branches and with unsigned indices, which cannot be negative: only so is it compiled to vectors.
+    """
     number: Any = 0
-    for k in range(begin, end):
+    for k in range(np.uint64(begin), np.uint64(end)):
         weight = sums[1, k]
         beats = sums[0, k] * sums[0, k] * denominator > bar * weight * (total - weight)
-        number += np.int64(beats & (codes[k] != codes[k + 1]))
+        number += np.int64(beats & (codes[k] != codes[k + _ONE]))
     return number
+
+
+@kernel
+def _best_place(sums: Any, codes: Any, begin: Any, end: Any, total: Any, best: Any) -> Any:
+    """Place of the last candidate that beats all before it, and ``best``; some candidate does."""
+    top, bottom, found = best[0], best[1], np.int64(-1)
+    for k in range(np.uint64(begin), np.uint64(end)):
+        weight = sums[1, k]
+        square, denominator = sums[0, k] * sums[0, k], weight * (total - weight)
+        if square * bottom > top * (1.0 + SLACK) * denominator and codes[k] != codes[k + _ONE]:
+            top, bottom, found = square, denominator, np.int64(k)
+    return found
+
+
+@kernel
+def _beats(sums: Any, codes: Any, k: Any, total: Any, best: Any) -> Any:
+    denominator = sums[1, k] * (total - sums[1, k])
+    return codes[k] != codes[k + 1] and sums[0, k] * sums[0, k] * best[1] > best[0] * (1.0 + SLACK) * denominator
 
 
 @kernel
@@ -243,6 +200,26 @@ def goes_left(code: Any, cut: Any, missing_left: Any) -> Any:
 
 
 @kernel
+def _keeps(
+    gathered: Any,
+    first: Any,
+    size: Any,
+    cut: Any,
+    missing_left: Any,
+    moments: Any,
+    rows: Any,
+    low: Any,
+    node: Any,
+    alpha: Any,
+    is_shared: Any,
+    runs: Any,
+) -> Any:
+    if is_shared:
+        return _keeps_variation(gathered, first, size, cut, missing_left, runs[2], runs[1], 0, node, alpha)
+    return _keeps_variation(gathered, first, size, cut, missing_left, moments, rows, low, node, alpha)
+
+
+@kernel
 def find_split(
     is_causal: Any,
     moments: Any,
@@ -252,6 +229,10 @@ def find_split(
     gathered: Any,
     drawn: Any,
     number: Any,
+    num_shared: Any,
+    runs: Any,
+    num_runs: Any,
+    base: Any,
     has_missing: Any,
     values: Any,
     work: Any,
@@ -262,51 +243,66 @@ def find_split(
 ) -> None:
     """Best (score's numerator, denominator, feature, code, missing left) of the drawn features, better than ``best``.
 
-    With rho summing to 0 over the node, the score of a cut is (sum rho of the left)^2 / (weight left x weight right).
-    Nodes of up to 64 rows rank them, larger ones add them up per code; ``bins`` is all zero before and after.
+    Features below ``num_shared`` are scanned over the node's sites (`sum_sites`), the others over its rows; codes of
+    the former are gathered from 0 on, of the latter from ``base`` on. With rho summing to 0 over the node, the score of
+    a cut is (sum rho of the left)^2 / (weight left x weight right). Up to 64 rows are ranked, more are added up per
+    code; ``bins`` is all zero before and after. Which arrays to scan is chosen by an offset: numba would count
+    references at every choice between arrays, and that costs as much as the scan.
     """
-    bits, order, bins, sums, codes = work
     least = min_count if is_causal else max(min_count, alpha * (1.0 - SLACK) * node[0, COUNT_A])
+    bits, order, bins, sums, codes = work
     total = node[0, OMEGA]
-    is_small = size <= LANES
+    first_shared, first_own = 0, base
     for j in range(number):
-        first = j * size
+        feature = drawn[j]
+        is_shared = feature < num_shared
+        if is_shared:
+            first, length, offset = first_shared, num_runs, len(values) - len(runs[0])
+            first_shared += num_runs
+        else:
+            first, length, offset = first_own, size, 0
+            first_own += size
+        is_small = length <= LANES
         gap: Any = 0
         if is_small:
-            _rank_rows(gathered, first, size, order, codes)
-            if has_missing[drawn[j]]:
-                gap = np.int64(np.sum(codes[:size] == MISSING))
+            _rank_rows(gathered, first, length, order, codes)
+            if has_missing[feature]:
+                gap = np.int64(np.sum(codes[:length] == MISSING))
         else:
-            _fill_bins(gathered, first, size, values, bits, bins)
+            _fill_bins(gathered, first, length, values, offset, bits, bins)
             gap = np.int64(bits[3] >> _LAST_BIT)
         for side in range(2 if gap else 1):
             missing_left = side == 1
             if is_small:
-                begin, end = _cumulate_ranked(values, order, size, gap, missing_left, node, least, sums)
+                begin, end = _cumulate_ranked(values, offset, order, length, gap, missing_left, node, least, sums)
             else:
                 begin, end = _cumulate_bins(bins, bits, missing_left, node, least, sums, codes)
             if _count_better(sums, codes, begin, end, total, best[0] * (1.0 + SLACK), best[1]) == 0:
                 continue
-            for k in range(begin, end):
-                square, denominator = (
-                    sums[0, k] * sums[0, k],
-                    sums[1, k] * (total - sums[1, k]),
-                )
-                if codes[k] == codes[k + 1] or square * best[1] <= best[0] * (1.0 + SLACK) * denominator:
-                    continue
-                if not is_causal or _keeps_variation(
-                    gathered,
-                    first,
-                    size,
-                    codes[k],
-                    missing_left,
-                    moments,
-                    rows,
-                    low,
-                    node,
-                    alpha,
-                ):
-                    best[0], best[1] = square, denominator
-                    best[2], best[3], best[4] = drawn[j], codes[k], missing_left
+            cut = _best_place(sums, codes, begin, end, total, best)
+            if is_causal and not _keeps(
+                gathered, first, length, codes[cut], missing_left, moments, rows, low, node, alpha, is_shared, runs
+            ):
+                cut = -1
+                for k in range(begin, end):
+                    if _beats(sums, codes, k, total, best) and _keeps(
+                        gathered,
+                        first,
+                        length,
+                        codes[k],
+                        missing_left,
+                        moments,
+                        rows,
+                        low,
+                        node,
+                        alpha,
+                        is_shared,
+                        runs,
+                    ):
+                        cut = k
+                        best[0], best[1] = sums[0, k] * sums[0, k], sums[1, k] * (total - sums[1, k])
+            if cut >= 0:
+                best[0], best[1] = sums[0, cut] * sums[0, cut], sums[1, cut] * (total - sums[1, cut])
+                best[2], best[3], best[4] = feature, codes[cut], missing_left
         if not is_small:
             _clear_bins(bins, bits)

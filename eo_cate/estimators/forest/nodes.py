@@ -1,0 +1,108 @@
+"""A node's rows: their sums, gradient scores and codes, by row or by site."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from eo_cate.estimators.forest.jit import add_moments, add_values, kernel
+
+OMEGA, Y_SUM, W_SUM, WY_SUM, WW_SUM, COUNT_A, COUNT_B, UNITS = range(8)
+RHO, WEIGHT, A, B = range(4)
+
+
+@kernel
+def sum_rows(moments: Any, rows: Any, low: Any, high: Any, total: Any) -> None:
+    """Moments of a node, total[0, :]."""
+    total[:] = 0.0
+    for i in range(low, high):
+        add_moments(total, 0, moments, rows[i])
+
+
+@kernel
+def causal_values(moments: Any, rows: Any, low: Any, high: Any, node: Any, values: Any) -> Any:
+    """Per row (rho, omega, a, b): rho is the gradient score of the node's tau; False where W does not vary."""
+    omega, Y, W = node[0, OMEGA], node[0, Y_SUM], node[0, W_SUM]
+    Y_bar, W_bar = Y / omega, W / omega
+    spread = node[0, WW_SUM] - W * W_bar
+    if spread <= 1e-10 * node[0, WW_SUM]:
+        return False
+    tau = (node[0, WY_SUM] - W * Y_bar) / spread
+    for i in range(high - low):
+        r = rows[low + i]
+        o, y, w = moments[r, OMEGA], moments[r, Y_SUM], moments[r, W_SUM]
+        numerator = moments[r, WY_SUM] - W_bar * y - Y_bar * w + o * W_bar * Y_bar
+        denominator = moments[r, WW_SUM] - 2.0 * W_bar * w + o * W_bar * W_bar
+        values[i, RHO], values[i, WEIGHT] = numerator - tau * denominator, o
+        values[i, A], values[i, B] = moments[r, COUNT_A], moments[r, COUNT_B]
+    return True
+
+
+@kernel
+def regression_values(moments: Any, rows: Any, low: Any, high: Any, node: Any, values: Any) -> None:
+    """Per row (rho, omega, a, a): rho is the residual at the node's mean."""
+    Y_bar = node[0, Y_SUM] / node[0, OMEGA]
+    for i in range(high - low):
+        r = rows[low + i]
+        values[i, RHO] = moments[r, Y_SUM] - Y_bar * moments[r, OMEGA]
+        values[i, WEIGHT] = moments[r, OMEGA]
+        values[i, A] = values[i, B] = moments[r, COUNT_A]
+
+
+@kernel
+def sum_sites(sites: Any, moments: Any, values: Any, rows: Any, low: Any, high: Any, runs: Any) -> Any:
+    """Sums of the node's rows over each of its sites, whose rows follow each other; returns the number of sites.
+
+    Those of ``values`` go to its end.
+    """
+    run_sites, _, run_moments = runs
+    number, offset = 0, len(values) - len(run_sites)
+    for i in range(high - low):
+        r = rows[low + i]
+        if number == 0 or sites[r] != run_sites[number - 1]:
+            run_sites[number] = sites[r]
+            run_moments[number] = 0.0
+            values[offset + number] = 0.0
+            number += 1
+        add_moments(run_moments, number - 1, moments, r)
+        add_values(values, offset + number - 1, values, i)
+    return number
+
+
+@kernel
+def divide_features(drawn: Any, number: Any, num_shared: Any, shared: Any, own: Any) -> Any:
+    """Drawn features that a site shares, and those that units have of their own, in their order; counts of both."""
+    m = k = 0
+    for j in range(number):
+        if drawn[j] < num_shared:
+            shared[m] = drawn[j]
+            m += 1
+        else:
+            own[k] = drawn[j]
+            k += 1
+    return m, k
+
+
+@kernel
+def gather_codes(
+    codes: Any,
+    columns: Any,
+    rows: Any,
+    low: Any,
+    size: Any,
+    drawn: Any,
+    number: Any,
+    out: Any,
+    base: Any,
+) -> None:
+    """Codes of the drawn features at the node's rows, out[base + k * size + i], read along whichever side is nearer."""
+    num_rows, p = codes.shape
+    if number * min(size, num_rows // 64 + 1) <= size * min(number, p // 64 + 1):
+        for k in range(number):
+            f = drawn[k]
+            for i in range(size):
+                out[base + k * size + i] = columns[f, rows[low + i]]
+    else:
+        for i in range(size):
+            r = rows[low + i]
+            for k in range(number):
+                out[base + k * size + i] = codes[r, drawn[k]]
