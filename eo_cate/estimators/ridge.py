@@ -11,6 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 from eo_cate.errors import EstimationError, EvaluationError
 from eo_cate.stats.checks import group_codes, propensity_vector, treatment_vector, vector, weights_vector
 from eo_cate.stats.kernel_ridge import KERNELS, Kernel, KernelRidge, decompose, make_kernel
+from eo_cate.stats.params import Parameters
+from eo_cate.stats.pseudo_outcomes import SiteProblem, pose_sites
 from eo_cate.stats.site_rows import RowScaling, SiteRows, average_rows, find_rows, fit_row_scaling
 from eo_cate.types import FeatureBlocks, FloatArray, IntArray, as_blocks
 
@@ -38,7 +40,7 @@ class _Fitted:
     ATE_hat: float
 
 
-class RidgeR:
+class RidgeR(Parameters):
     """Kernel ridge of u = (W - e)(Y - m_hat - (W - e) ATE_hat) / (e (1 - e)) on the features of sites.
 
     Rows are sites: unit features enter as site means, pseudo-outcomes as (weighted) site means, sites weigh as their
@@ -77,25 +79,6 @@ class RidgeR:
         self.icc = icc
         self._fitted: _Fitted | None = None
 
-    def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Parameters by name, as scikit-learn's `clone` asks for them."""
-        return {name: getattr(self, name) for name in ("kernel", "degrees_of_freedom", "gamma", "icc")}
-
-    def set_params(self, **params: Any) -> Self:
-        """Set parameters by name.
-
-        Raises
-        ------
-        EstimationError
-            For a name that is not a parameter.
-        """
-        unknown = sorted(set(params) - set(self.get_params()))
-        if unknown:
-            raise EstimationError(f"RidgeR has no parameter(s) {unknown}; it has {sorted(self.get_params())}")
-        for name, value in params.items():
-            setattr(self, name, value)
-        return self
-
     def fit(
         self,
         X: FeatureBlocks | NDArray[Any],
@@ -125,12 +108,9 @@ class RidgeR:
         """
         self._check_params()
         X = as_blocks(X)
-        n = len(X)
         try:
-            y, w, e = vector("Y", Y, length=n), treatment_vector(W, n), propensity_vector(propensity, n)
-            omega = weights_vector(sample_weights, n)
-            codes = None if groups is None else group_codes(groups, n)[0]
-            self._fitted = self._solve(X, y, w, e, omega, codes)
+            problem = pose_sites(X, Y, W, propensity=propensity, sample_weights=sample_weights, groups=groups)
+            self._fitted = self._solve(X, problem, Y, W, propensity, sample_weights)
         except EvaluationError as error:
             raise EstimationError(str(error)) from error
         return self
@@ -189,21 +169,25 @@ class RidgeR:
         return np.asarray(system.leave_out_matrix(gamma, group_codes(flip_unit, len(X))[0]) @ u)
 
     def _solve(
-        self, X: FeatureBlocks, y: FloatArray, w: FloatArray, e: FloatArray, omega: FloatArray, codes: IntArray | None
+        self,
+        X: FeatureBlocks,
+        problem: SiteProblem,
+        Y: ArrayLike,
+        W: ArrayLike,
+        propensity: ArrayLike,
+        sample_weights: ArrayLike | None,
     ) -> _Fitted:
-        if not 0 < (omega * w).sum() < omega.sum():
-            raise EvaluationError(f"all {len(X)} units are in one arm: an effect needs treated and control units")
-        h = (w - e) / (e * (1 - e))
-        ATE_hat = float(np.sum(omega * h * y) / np.sum(omega * h * (w - e)))
-        rows = find_rows(X, codes)
-        u = rows.mean(h * (y - (w - e) * ATE_hat), omega)
-        scaling, A, system = self._decompose(average_rows(X, rows), rows.sum(omega / omega.mean()))
-        blocks = np.arange(len(rows.first), dtype=np.int64) if codes is None else codes[rows.first]
+        rows, u, ATE_hat = problem.rows, problem.u, problem.ATE_hat
+        scaling, A, system = self._decompose(average_rows(X, rows), problem.weights)
         if self.gamma == "df":
             gamma = system.solve_gamma(self.degrees_of_freedom)
         else:
-            gamma = _least_r_risk(system, blocks, u, rows.row, y - (w - e) * ATE_hat, w - e, omega)
-        return _Fitted(scaling, make_kernel(self.kernel, A), A, rows, u, blocks, system, gamma, ATE_hat)
+            n = len(X)
+            centred_W = treatment_vector(W, n) - propensity_vector(propensity, n)
+            residual = vector("Y", Y, length=n) - centred_W * ATE_hat
+            omega = weights_vector(sample_weights, n)
+            gamma = _least_r_risk(system, problem.groups, u, rows.row, residual, centred_W, omega)
+        return _Fitted(scaling, make_kernel(self.kernel, A), A, rows, u, problem.groups, system, gamma, ATE_hat)
 
     def _decompose(self, rows: FeatureBlocks, weights: FloatArray) -> tuple[RowScaling, FloatArray, KernelRidge]:
         scaling = fit_row_scaling(rows)
