@@ -136,17 +136,21 @@ def draw_rows(problem: FlipProblem, rows: SiteRows, *, method: str, seed: int, d
     """
     if method not in METHODS:
         raise EvaluationError(f"`method` is {method!r}: choose one of {METHODS}")
-    generators = [np.random.default_rng([seed, b]) for b in draws]
     if method == "flip":
         u = rows.mean(problem.u, problem.weights)
-        signs = [rng.integers(0, 2, problem.num_flip_units) * 2.0 - 1.0 for rng in generators]
-        return u[:, None] * np.column_stack(signs)[problem.flip[rows.first]]
+        return u[:, None] * draw_signs(problem, seed=seed, draws=draws)[problem.flip[rows.first]]
     e = problem.propensity
     columns = []
-    for rng in generators:
+    for rng in (np.random.default_rng([seed, b]) for b in draws):
         redrawn = (_redraw_treatment(problem, rng) - e) / (e * (1 - e)) * problem.residual
         columns.append(rows.mean(redrawn - np.average(redrawn, weights=problem.weights), problem.weights))
     return np.column_stack(columns)
+
+
+def draw_signs(problem: FlipProblem, *, seed: int, draws: range) -> FloatArray:
+    """Fair signs +-1 of every flip unit, shape (F, len(draws)), each draw from a stream of its own."""
+    signs = [np.random.default_rng([seed, b]).integers(0, 2, problem.num_flip_units) * 2.0 - 1.0 for b in draws]
+    return np.column_stack(signs)
 
 
 def _redraw_treatment(problem: FlipProblem, rng: np.random.Generator) -> FloatArray:

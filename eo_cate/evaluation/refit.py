@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from eo_cate.errors import EvaluationError
 from eo_cate.evaluation.autoc import autoc_columns
-from eo_cate.evaluation.flips import FlipProblem, draw_rows, refuse_few
+from eo_cate.evaluation.flips import FlipProblem, draw_rows, draw_signs, refuse_few
 from eo_cate.executor import Executor
 from eo_cate.shards import compute_stored
 from eo_cate.stats.kernel_ridge import Kernel, decompose, make_kernel
@@ -243,11 +243,8 @@ def _condition(shard: _Shard, rows: SiteRows, u: FloatArray, weights: FloatArray
     L = smoother(shard.given, rows, weights, flip)
     fitted = L @ u
     v = u - fitted
-    signs = [
-        np.random.default_rng([shard.seed, b]).integers(0, 2, int(shard.problem.flip.max()) + 1) * 2.0 - 1.0
-        for b in shard.draws
-    ]
-    draws = fitted[:, None] + v[:, None] * np.column_stack(signs)[flip]
+    signs = draw_signs(shard.problem, seed=shard.seed, draws=shard.draws)
+    draws = fitted[:, None] + v[:, None] * signs[flip]
     return np.column_stack([v, draws - L @ draws])
 
 

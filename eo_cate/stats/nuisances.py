@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from eo_cate.errors import EvaluationError
 from eo_cate.stats.checks import group_codes, propensity_vector, treatment_vector, vector, weights_vector
 from eo_cate.stats.columns import ColumnScaling, fit_site_scaling, fit_unit_scaling, rotate_wide
+from eo_cate.stats.groups import stack_groups
 from eo_cate.types import FeatureBlocks, FloatArray, IntArray
 
 PENALTY_GRID = 10.0 ** np.linspace(-5, 2, 22)
@@ -132,7 +133,7 @@ def fit_nuisances(
     fit = _PartialRidge.prepare(Z, free, instruments, y, omega)
     grid = fit.scale * (PENALTY_GRID if penalties is None else np.atleast_1d(vector("penalties", penalties)))
 
-    folds = _by_size(codes)
+    folds = stack_groups(codes)
     errors = [fit.leave_out(penalty, folds) for penalty in grid]
     loss = np.array([np.average(error.residual**2, weights=omega) for error in errors])
     best = int(np.argmin(loss))
@@ -161,16 +162,6 @@ def _stratum_dummies(strata: ArrayLike | None, n: int) -> tuple[NDArray[Any], Fl
     if len(labels) == 1:
         return labels[:0], np.empty((n, 0))
     return labels, np.eye(len(labels))[codes]
-
-
-def _by_size(codes: IntArray) -> list[IntArray]:
-    """Rows of the groups, stacked by group size: arrays (number of groups, size)."""
-    order = np.argsort(codes, kind="stable")
-    sizes = np.bincount(codes)
-    starts = np.cumsum(sizes) - sizes
-    return [
-        order[starts[sizes == size][:, None] + np.arange(size)].astype(np.int64) for size in np.unique(sizes).tolist()
-    ]
 
 
 @dataclass(frozen=True)
