@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, Group, Parameter
 from pydantic import BaseModel, ConfigDict, create_model
 
-from eo_cate.config import RunConfig, load_config
+from eo_cate.config import RunConfig, load_config, merge
 from eo_cate.errors import EoCateError
 from eo_cate.template import json_schema, nested_model, yaml_template
 
@@ -81,6 +81,41 @@ def run(
 
 
 @app.command
+def fetch(
+    config_file: ConfigFile,
+    /,
+    *,
+    data_dir: DataDir = None,
+    run_dir: RunDir = None,
+    dry_run: Annotated[
+        bool, Parameter(help="Say how many scenes, blocks and MB it would take; fetch no pixels.", negative=())
+    ] = False,
+    refresh: Annotated[
+        bool, Parameter(help="Search the catalogue anew, not the scenes kept from the first search.", negative=())
+    ] = False,
+    quiet: Annotated[bool, Parameter(help="No progress bars.", negative=())] = False,
+    options: Options | None = None,
+) -> None:
+    """Fetch the pixels above a trial's sites from a STAC catalogue (`run` does this first), and say what came of each.
+
+    Pixels go to pixels/ in the run's folder, once for all sites that share them; the same command goes on where it was
+    stopped and fetches again only what failed. The table of sites is pixels/imagery_sites.csv.
+    """
+    from eo_cate.run import fetch_trial
+
+    config = _read(config_file, options)
+    text = fetch_trial(
+        config,
+        data_dir=data_dir or config_file.parent,
+        run_dir=run_dir or Path("runs") / config.name,
+        dry_run=dry_run,
+        refresh=refresh,
+        progress=not quiet,
+    )
+    print(text)
+
+
+@app.command
 def evaluate(
     run_dir: Annotated[Path, Parameter(help="Folder of a run, e.g. runs/my_trial.")],
     /,
@@ -97,6 +132,42 @@ def evaluate(
     result = run_trial(config, data_dir=data_dir or known_dir, run_dir=run_dir, progress=not quiet)
     print(print_evaluation(result.inputs))
     print(f"Report: {result.report}")
+
+
+@app.command
+def extrapolate(
+    config_file: ConfigFile,
+    /,
+    *,
+    region: Annotated[
+        Path | None, Parameter(help="Polygons to extrapolate to: GeoPackage, shapefile, GeoJSON or GeoParquet.")
+    ] = None,
+    resolution_m: Annotated[float | None, Parameter(help="Side of a cell in metres.")] = None,
+    data_dir: DataDir = None,
+    run_dir: RunDir = None,
+    quiet: Annotated[bool, Parameter(help="No progress bars.", negative=())] = False,
+    options: Options | None = None,
+) -> None:
+    """Effects beyond the trial: a map of a region that knows where it may not speak, and effects of its polygons.
+
+    Takes the trial through all steps before, which a run into the same folder has done already. What is not given here
+    comes from the section `extrapolate` of the YAML.
+    """
+    from eo_cate.report import print_region
+    from eo_cate.run import extrapolate as extrapolate_trial
+
+    given = {"region": region and str(region.resolve()), "resolution_m": resolution_m}
+    own = {name: value for name, value in given.items() if value is not None}
+    config = load_config(config_file, merge(_overrides(options), {"extrapolate": own} if own else {}))
+    result = extrapolate_trial(
+        config,
+        data_dir=data_dir or config_file.parent,
+        run_dir=run_dir or Path("runs") / config.name,
+        progress=not quiet,
+    )
+    assert result.inputs.region is not None
+    print(print_region(result.inputs.region))
+    print(f"\nReport: {result.report}")
 
 
 @app.command
@@ -161,13 +232,22 @@ def status(run_dir: Annotated[Path, Parameter(help="Folder of a run, e.g. runs/m
 
 @app.command
 def encoders() -> None:
-    """List the image encoders: origin, licence, dimension, and whether the weights are here."""
-    from eo_cate.embeddings import list_encoders
+    """List the image encoders: origin, licence, bands, normalisation, size, dimension, weights, usable here or not."""
+    from eo_cate.embeddings import FAMILIES, list_encoders
 
     for spec in list_encoders():
-        weights = "ready" if spec.available else "eo-cate download"
-        print(f"{spec.name:<22} {spec.dim:>5} features  {weights:<17} {spec.title}")
-        print(f"{'':<22} licence {spec.licence}; {spec.note}")
+        width = f"{spec.dim} features" if spec.dim else "a feature per band"
+        usable = "usable here" if spec.available else f"not here: eo-cate download {spec.asset}"
+        print(f"{spec.name}: {spec.title}\n  {width}; {usable}; {spec.note}")
+        bands = "any number of bands" if spec.bands is None else f"{spec.bands} bands"
+        gsd = f"{spec.gsd_m:g} m" if spec.gsd_m else "none"
+        patch = f"patches of {spec.patch} px: modes resize, native, nested" if spec.patch else "mode resize"
+        print(f"  {bands} ({spec.band_order}); native gsd {gsd}; {patch}; normalisation {spec.normalisation}")
+        weights = f"{spec.where}, sha256 {spec.weights_sha256}" if spec.weights_sha256 else "none"
+        print(f"  weights {weights}; licence {spec.licence}; from {spec.origin}")
+    print("Also, as `encoder:` in the YAML file:")
+    for name, about in FAMILIES.items():
+        print(f"  {name:<20} {about}")
 
 
 @app.command

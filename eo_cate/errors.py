@@ -25,8 +25,8 @@ class EmbeddingError(EoCateError):
     """Pixels could not be turned into features."""
 
 
-class EstimationError(EoCateError):
-    """An estimator was given arrays that it cannot be fitted on."""
+class EstimationError(EoCateError, ValueError):
+    """An estimator was given arrays that it cannot be fitted on; a ValueError too, as scikit-learn's tools expect."""
 
 
 class EvaluationError(EoCateError):

@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from eo_cate.config import RunConfig, dump_config, load_config
-from eo_cate.errors import EoCateError
+from eo_cate.errors import ConfigError, EoCateError
 from eo_cate.executor import open_executor
 from eo_cate.report import ReportInputs, print_search, print_summary, write_report, write_search
 from eo_cate.steps.collect import collect, collect_search
 from eo_cate.steps.context import Run
 from eo_cate.steps.evaluate import evaluate, prepare
+from eo_cate.steps.extrapolate import extrapolate_region, open_area
 from eo_cate.steps.features import build_configurations, embed_places
+from eo_cate.steps.fetch import fetch_imagery, plan_imagery, print_fetched, print_plan
 from eo_cate.steps.inputs import Inputs, check_encoders, open_inputs
+from eo_cate.steps.map_model import MapModel
 from eo_cate.steps.mapping import draw_map
 from eo_cate.steps.quality import examine
 from eo_cate.steps.questions import ask
 from eo_cate.steps.search import search_scales
 from eo_cate.store import Store, write_atomic
 from eo_cate.trial import find_problems as find_trial_problems
+from eo_cate.trial import load_trial
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,8 @@ def run_trial(config: RunConfig, *, data_dir: Path, run_dir: Path, progress: boo
     data_dir, run_dir = Path(data_dir), Path(run_dir)
     with open_executor(config.executor) as executor:
         run = Run(config, data_dir, run_dir, Store(run_dir / "store"), executor, progress)
-        inputs = _open(run)
+        run, inputs = _open(run)
+        area = open_area(run, inputs)
         embeddings = embed_places(run, inputs)
         features = build_configurations(run, inputs.trial, embeddings)
         outcome, folds = prepare(run, inputs.trial, features)
@@ -64,11 +69,30 @@ def run_trial(config: RunConfig, *, data_dir: Path, run_dir: Path, progress: boo
         quality = examine(run, inputs.trial, evaluated)
         search = search_scales(run, features, outcome, folds)
         with run.timed("map"):
-            drawn = draw_map(run, inputs, features, embeddings, evaluated.outcome)
+            model = MapModel(run, inputs.trial, features, evaluated.outcome)
+            drawn = draw_map(run, inputs, embeddings, model)
+        with run.timed("region"):
+            region = None if area is None else extrapolate_region(run, inputs, area, model)
         with run.timed("report"):
-            shown = collect(run, inputs, evaluated, answers, quality, search, drawn)
+            shown = collect(run, inputs, evaluated, answers, quality, search, drawn, region)
             page = write_report(shown, run_dir)
     return RunResult(page, print_summary(shown), shown)
+
+
+def extrapolate(config: RunConfig, *, data_dir: Path, run_dir: Path, progress: bool = True) -> RunResult:
+    """`run_trial` with effects beyond the trial, which the configuration must name a region for.
+
+    What a run has computed is not computed again. Further results: maps/region.tif, .zarr, .html, .png and .pdf,
+    tables/regions.csv, .gpkg, .dta and .tex, and a section of the report.
+
+    Raises
+    ------
+    EoCateError
+        As `run_trial`; and when there is no region, or it cannot be used.
+    """
+    if config.extrapolate is None:
+        raise ConfigError("extrapolate: no region is named; give --region FILE --resolution-m METRES, or the section")
+    return run_trial(config, data_dir=data_dir, run_dir=run_dir, progress=progress)
 
 
 def search_trial(config: RunConfig, *, data_dir: Path, run_dir: Path, progress: bool = True) -> tuple[str, list[Path]]:
@@ -79,13 +103,44 @@ def search_trial(config: RunConfig, *, data_dir: Path, run_dir: Path, progress: 
     data_dir, run_dir = Path(data_dir), Path(run_dir)
     with open_executor(config.executor) as executor:
         run = Run(config, data_dir, run_dir, Store(run_dir / "store"), executor, progress)
-        inputs = _open(run)
+        run, inputs = _open(run)
         embeddings = embed_places(run, inputs)
         features = build_configurations(run, inputs.trial, embeddings)
         outcome, folds = prepare(run, inputs.trial, features)
         search = search_scales(run, features, outcome, folds)
     table, p, gain = collect_search(search)
     return print_search(table, p, gain or {}), write_search(table, p, gain or {}, run_dir)
+
+
+def fetch_trial(
+    config: RunConfig,
+    *,
+    data_dir: Path,
+    run_dir: Path,
+    dry_run: bool = False,
+    refresh: bool = False,
+    progress: bool = True,
+) -> str:
+    """Fetch the pixels above a trial's sites from its catalogue, as `run_trial` does first; what came of it, as text.
+
+    Parameters
+    ----------
+    dry_run : bool
+        Count scenes, blocks and megabytes, and fetch no pixels.
+    refresh : bool
+        Search the catalogue anew even where the scenes of an earlier search are kept.
+
+    Raises
+    ------
+    EoCateError
+        As `steps.fetch.fetch_imagery`; and when the pixels are local.
+    """
+    if not config.imagery.remote:
+        raise ConfigError(f"imagery.source: {config.imagery.source} is local, there is nothing to fetch")
+    places = (config, Path(data_dir), Path(run_dir), load_trial(config.trial, Path(data_dir)).sites)
+    if dry_run:
+        return print_plan(*plan_imagery(*places, refresh=refresh))
+    return print_fetched(fetch_imagery(*places, refresh=refresh, progress=progress))
 
 
 def read_run(run_dir: Path, overrides: dict[str, Any] | None = None) -> tuple[RunConfig, Path]:
@@ -104,24 +159,24 @@ def read_run(run_dir: Path, overrides: dict[str, Any] | None = None) -> tuple[Ru
     return load_config(run_dir / "config.yaml", overrides), data_dir
 
 
-def _open(run: Run) -> Inputs:
-    """Open all input, refuse what can be refused, then note what is run."""
+def _open(run: Run) -> tuple[Run, Inputs]:
+    """Open all input, refuse what can be refused, then note what is run; the run's scales are pixels from here on."""
     with run.timed("trial and imagery"):
-        inputs = open_inputs(run.config, run.data_dir)
-        check_encoders(run.config)
+        check_encoders(run.config, run.data_dir)
+        inputs = open_inputs(run.config, run.data_dir, run_dir=run.run_dir, progress=run.progress)
         write_atomic(run.run_dir / "config.yaml", dump_config(run.config).encode())
         write_atomic(run.run_dir / "run.json", json.dumps({"data_dir": str(run.data_dir.resolve())}).encode())
-    return inputs
+    return replace(run, config=inputs.config), inputs
 
 
 def find_problems(config: RunConfig, *, data_dir: Path) -> list[str]:
     """Every problem of a configuration and its data, found before any long work; empty when there is none."""
     problems = find_trial_problems(config.trial, Path(data_dir))
     try:
-        check_encoders(config)
+        check_encoders(config, Path(data_dir))
     except EoCateError as error:
         problems.append(str(error))
-    if not problems:
+    if not problems and not config.imagery.remote:
         try:
             open_inputs(config, Path(data_dir))
         except EoCateError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import textwrap
-from typing import Any
+from typing import Any, get_origin
 
 import yaml
 from pydantic import BaseModel
@@ -47,7 +47,9 @@ def _lines(model: type[BaseModel], *, indent: int) -> list[str]:
 
 
 def nested_model(field: FieldInfo) -> type[BaseModel] | None:
-    """The nested model of a field, also behind Optional."""
+    """The nested model of a field, also behind Optional; a list of models is a plain option."""
+    if get_origin(field.annotation) is tuple:
+        return None
     candidates = (field.annotation, *getattr(field.annotation, "__args__", ()))
     return next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
 
@@ -57,6 +59,8 @@ def _option(name: str, field: FieldInfo, *, indent: int) -> list[str]:
     default = None if field.default_factory is not None else field.default
     shown = examples[0] if examples else default
     set_here = field.default is PydanticUndefined or (bool(examples) and field.default_factory is None)
+    if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("rarely_set"):
+        set_here = False
     line = f"{name}: {_scalar(shown)}" if shown not in (None, PydanticUndefined, ()) else f"{name}:"
     return [*_comment(field.description or "", indent), " " * indent + ("" if set_here else "# ") + line]
 

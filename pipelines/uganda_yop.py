@@ -33,7 +33,7 @@ def exhibit(inputs: ReportInputs) -> str:
     places = decimals_for(row["std_err"] for row in rows)
     head = (
         f"{date.today()}, `python pipelines/uganda_yop.py`: {summary['units']:,} units, {summary['sites']:,} sites, "
-        f"{summary['groups']:,} groups;\n{config.embeddings.encoder} at {config.embeddings.input_px} px; "
+        f"{summary['groups']:,} groups;\n{', '.join(config.embeddings.encoders)} at {config.embeddings.input_px} px; "
         f"forest of {config.estimators.num_trees} trees on {config.multiscale.components} components per scale, "
         "RidgeR on whole blocks;\n"
         f"{rows[0]['folds']} sequential folds; {config.evaluation.num_replicates} half-samples; seed {config.seed}."

@@ -16,6 +16,7 @@ from eo_cate.report.inputs import (
     CALIBRATION_COLUMNS,
     CLAN_COLUMNS,
     CONTRAST_COLUMNS,
+    COVERAGE_COLUMNS,
     GATES_COLUMNS,
     POLICY_COLUMNS,
     SEARCH_COLUMNS,
@@ -181,6 +182,14 @@ def make_clan() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(CLAN_COLUMNS))
 
 
+def make_coverage() -> pd.DataFrame:
+    rows = [
+        ("before", "2000-01-10", "2001-11-02", 33, "complete", 118, 4.0, ""),
+        ("before", "2000-01-10", "2001-11-02", 33, "cloudy", 2, 1.0, "1.2% of pixels never clear in 4 scenes"),
+    ]
+    return pd.DataFrame(rows, columns=list(COVERAGE_COLUMNS))
+
+
 def make_policy() -> pd.DataFrame:
     """Three shares with both estimators."""
     rows = [
@@ -277,6 +286,7 @@ def make_inputs(**changes: Any) -> ReportInputs:
         "gates": make_gates(),
         "clan": make_clan(),
         "policy": make_policy(),
+        "coverage": make_coverage(),
         "map": make_map(),
         "map_check": {"correlation_all_cells": 0.61, "correlation_unsampled_cells": 0.58},
         "truth": make_truth((*images, "image_multi+tabular")),

@@ -1,8 +1,8 @@
-"""Chips as a network wants them: chosen bands, stretched to [0, 1], resized."""
+"""Chips as a network wants them: chosen bands, filled, stretched to [0, 1], resized, turned."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +13,12 @@ from eo_cate.types import ChipReader
 Stretch = Sequence[tuple[float, float]]
 
 
-def read_bands(reader: ChipReader, site_ids: Sequence[str], size_px: int, bands: Sequence[str]) -> NDArray[np.float32]:
+def read_bands(
+    reader: ChipReader, site_ids: Sequence[str], size_px: int, bands: Sequence[str], *, nodata: float | None = None
+) -> NDArray[np.float32]:
     """Chips of the chosen bands, in the order given, shape (site, band, size_px, size_px).
+
+    Where ``nodata`` is given, pixels of that value become NaN.
 
     Raises
     ------
@@ -28,7 +32,46 @@ def read_bands(reader: ChipReader, site_ids: Sequence[str], size_px: int, bands:
     expected = (len(site_ids), len(reader.bands), size_px, size_px)
     if chips.shape != expected:
         raise EmbeddingError(f"chips (site, band, y, x) have shape {chips.shape}, expected {expected}")
-    return np.ascontiguousarray(chips[:, [reader.bands.index(b) for b in bands]])
+    shown = np.ascontiguousarray(chips[:, [reader.bands.index(b) for b in bands]])
+    if nodata is not None:
+        shown[shown == nodata] = np.nan
+    return shown
+
+
+def missing_share(chips: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Share of each chip's pixels that lack a finite value in any band, shape (b,)."""
+    share: NDArray[np.float64] = (~np.isfinite(chips).all(axis=1)).mean(axis=(1, 2))
+    return share
+
+
+def find_missing(
+    reader: ChipReader, site_ids: Sequence[str], size_px: int, bands: Sequence[str], *, nodata: float | None = None
+) -> NDArray[np.float64]:
+    """`missing_share` of sites at one size, read a block at a time, shape (site,)."""
+    ids = list(site_ids)
+    block = max(1, 2**24 // (len(reader.bands) * size_px**2))
+    parts = [
+        missing_share(read_bands(reader, ids[i : i + block], size_px, bands, nodata=nodata))
+        for i in range(0, len(ids), block)
+    ]
+    return np.concatenate([np.zeros(0), *parts])
+
+
+def fill_missing(chips: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Pixels without a finite value take the mean of their band over the rest of the chip; 0 where none is left.
+
+    Returns
+    -------
+    (b, band, y, x) float32
+        The same array when nothing is missing.
+    """
+    known = np.isfinite(chips)
+    if known.all():
+        return chips
+    count = known.sum(axis=(2, 3), keepdims=True)
+    total = np.where(known, chips, 0.0).sum(axis=(2, 3), keepdims=True, dtype=np.float64)
+    filled: NDArray[np.float32] = np.where(known, chips, total / np.maximum(count, 1)).astype(np.float32)
+    return filled
 
 
 def prepare_chips(chips: NDArray[np.float32], *, stretch: Stretch, input_px: int | None) -> NDArray[np.float32]:
@@ -58,3 +101,10 @@ def prepare_chips(chips: NDArray[np.float32], *, stretch: Stretch, input_px: int
             torch.from_numpy(images), size=(input_px, input_px), mode="bicubic", align_corners=False, antialias=True
         ).clamp_(0.0, 1.0)
     return np.asarray(resized.numpy(), dtype=np.float32)
+
+
+def turn_images(images: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
+    """The 8 flips and rotations of square images (b, band, y, x), the images themselves first."""
+    for flipped in (images, images[..., ::-1]):
+        for quarter in range(4):
+            yield np.ascontiguousarray(np.rot90(flipped, quarter, axes=(2, 3)))

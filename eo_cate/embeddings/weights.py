@@ -105,6 +105,36 @@ def efficientnet_from_torch(path: Path) -> Tensors:
     return {own: tensor for (_, tensor), (own, _) in zip(source, target, strict=True)}
 
 
+HF_CLIP = "vision_model.embeddings.class_embedding"
+"""A tensor by which Hugging Face's CLIP layout is known."""
+
+
+def clip_from_hf(tensors: Tensors) -> Tensors:
+    """The vision tower of a CLIP checkpoint in Hugging Face's layout under timm's names; the text tower is left out.
+
+    Raises
+    ------
+    KeyError
+        When a layer lacks a tensor.
+    """
+    own = {k.removeprefix("vision_model."): v for k, v in tensors.items() if k.startswith("vision_model.")}
+    found: Tensors = {
+        "cls_token": own["embeddings.class_embedding"].reshape(1, 1, -1),
+        "pos_embed": own["embeddings.position_embedding.weight"].unsqueeze(0),
+        "patch_embed.proj.weight": own["embeddings.patch_embedding.weight"],
+        **{f"norm_pre.{kind}": own[f"pre_layrnorm.{kind}"] for kind in _KINDS},
+        **{f"norm.{kind}": own[f"post_layernorm.{kind}"] for kind in _KINDS},
+    }
+    names = {"norm1": "layer_norm1", "norm2": "layer_norm2", "attn.proj": "self_attn.out_proj"}
+    names |= {"mlp.fc1": "mlp.fc1", "mlp.fc2": "mlp.fc2"}
+    for layer in {k.split(".")[2] for k in own if k.startswith("encoder.layers.")}:
+        source, target = f"encoder.layers.{layer}", f"blocks.{layer}"
+        for kind in _KINDS:
+            found[f"{target}.attn.qkv.{kind}"] = torch.cat([own[f"{source}.self_attn.{p}_proj.{kind}"] for p in "qkv"])
+            found |= {f"{target}.{name}.{kind}": own[f"{source}.{theirs}.{kind}"] for name, theirs in names.items()}
+    return found
+
+
 def tensors_digest(tensors: Tensors) -> str:
     """sha256 (hex) over names, types, shapes and bytes of tensors, in the order of names."""
     sha = hashlib.sha256()

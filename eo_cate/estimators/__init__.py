@@ -1,6 +1,7 @@
 """X to tau_hat: importing this room does not load the forest's engine."""
 
 from eo_cate.estimators.adapters import AdaptedLearner, from_econml, from_sklearn_like
+from eo_cate.estimators.econml_forest import EconmlForest
 from eo_cate.estimators.forest import CausalForest, OobPrediction, RegressionForest
 from eo_cate.estimators.ridge import RidgeR
 from eo_cate.estimators.tuning import StableForest, grow_until_stable, halves_agreement, negative_r_risk
@@ -8,6 +9,7 @@ from eo_cate.estimators.tuning import StableForest, grow_until_stable, halves_ag
 __all__ = [
     "AdaptedLearner",
     "CausalForest",
+    "EconmlForest",
     "OobPrediction",
     "RegressionForest",
     "RidgeR",

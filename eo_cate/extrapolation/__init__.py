@@ -8,11 +8,12 @@ from eo_cate.extrapolation.applicability import (
     compare_places,
     describe_training,
 )
+from eo_cate.extrapolation.area import RegionCells, equal_area_crs, lay_cells, read_region, tile_blocks
 from eo_cate.extrapolation.bands import Bands, band_width, calibrate_bands
 from eo_cate.extrapolation.cells import find_sampled, map_cells
 from eo_cate.extrapolation.fay_herriot import SmallAreas, fay_herriot
 from eo_cate.extrapolation.heterogeneity_map import MapComparison, compare_map, predict_cells
-from eo_cate.extrapolation.membership import Membership, Overlap, fit_membership
+from eo_cate.extrapolation.membership import Membership, Overlap, fit_membership, membership_odds
 from eo_cate.extrapolation.raster import raster_from_cells, read_raster_at, write_cog
 from eo_cate.extrapolation.regions import DirectEstimates, SyntheticEstimates, direct_estimates, synthetic_estimates
 from eo_cate.extrapolation.transport import TransportedEffect, state_assumption, transported_effect
@@ -24,6 +25,7 @@ __all__ = [
     "MapComparison",
     "Membership",
     "Overlap",
+    "RegionCells",
     "RiskCoverage",
     "SmallAreas",
     "SyntheticEstimates",
@@ -36,16 +38,21 @@ __all__ = [
     "compare_places",
     "describe_training",
     "direct_estimates",
+    "equal_area_crs",
     "fay_herriot",
     "find_sampled",
     "fit_membership",
+    "lay_cells",
     "map_cells",
+    "membership_odds",
     "predict_cells",
     "raster_from_cells",
     "read_raster_at",
+    "read_region",
     "risk_coverage",
     "state_assumption",
     "synthetic_estimates",
+    "tile_blocks",
     "transported_effect",
     "write_cog",
 ]

@@ -96,8 +96,9 @@ def calibrate_bands(
     noise : {"kept", "within"}
         "kept": a group's mean score errs by its own noise too, so the band is that of a mean over ``min_units`` units
         and too wide for the effect itself: never too narrow, whatever the design. "within": the variance that units
-        within a group show is taken out; right only where UNITS were randomised within groups, because a treatment
-        shared by a group moves all of its scores together.
+        within a group show is taken out. Where units were randomised within groups, that is the noise. Where groups
+        were, what their units share (a village's level, which a treatment given to it doubles in the score) stays in,
+        so that the band is narrower than "kept" and still too wide.
     num_strata : int
         Strata of DI with equally many groups; fewer when one would hold under 30.
     min_units : int

@@ -20,10 +20,19 @@ def predict_cells(estimator: CateEstimator, X: FeatureBlocks) -> dict[str, Float
     is, the caller decides.
     """
     predict: Any = estimator.predict
-    if "std_err" not in inspect.signature(predict).parameters:
+    if not _has_errors(estimator):
         return {"tau_hat": np.asarray(predict(X))}
     tau_hat, std_err = predict(X, std_err=True)
     return {"tau_hat": np.asarray(tau_hat), "std_err": np.asarray(std_err)}
+
+
+def _has_errors(estimator: Any) -> bool:
+    """Whether ``predict`` takes ``std_err``, by itself or handed on to the estimator inside."""
+    parameters = inspect.signature(estimator.predict).parameters
+    hands_on = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    return "std_err" in parameters or (
+        hands_on and hasattr(estimator, "estimator") and _has_errors(estimator.estimator)
+    )
 
 
 @dataclass(frozen=True)

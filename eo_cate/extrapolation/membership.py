@@ -66,6 +66,8 @@ class Membership:
     num_groups: int
     effective_groups: float
     overlap: Overlap
+    coefficients: FloatArray
+    intercept: float
 
 
 def fit_membership(
@@ -137,7 +139,7 @@ def fit_membership(
         rng.permutation(np.arange(count) % num_folds)[of] for count, of in ((num_groups, codes), (num_blocks, block))
     ]
     shares = [num_groups * w / w.sum() for w in (weights, people)]
-    score, region_score = _cross_fit(trial, region, names, shares, folds, num_folds)
+    (score, region_score), slope = _cross_fit(trial, region, names, shares, folds, num_folds)
 
     odds = np.exp(-score)
     weighted = weights * odds
@@ -151,7 +153,23 @@ def fit_membership(
         num_groups=num_groups,
         effective_groups=float(by_group.sum() ** 2 / np.sum(by_group**2)),
         overlap=overlap,
+        coefficients=slope[1:],
+        intercept=float(slope[0]),
     )
+
+
+def membership_odds(membership: Membership, X: ArrayLike) -> FloatArray:
+    """(1 - p) / p at places (n, p): how much commoner such a place is in the region than in the trial.
+
+    It says which places a map shows that the trial hardly has; for weights of the trial's units, which must come from
+    models that saw none of the unit's group, use ``Membership.odds``. NaN where a moderator is NaN.
+    """
+    places = np.asarray(X, dtype=np.float64)
+    if places.ndim != 2 or places.shape[1] != len(membership.coefficients):
+        raise EvaluationError(
+            f"`X` has shape {places.shape}, but the model has {len(membership.coefficients)} moderators"
+        )
+    return np.asarray(np.exp(-(places @ membership.coefficients + membership.intercept)))
 
 
 def _moderators(values: ArrayLike, name: str) -> FloatArray:
@@ -168,8 +186,8 @@ def _cross_fit(
     shares: list[FloatArray],
     folds: list[IntArray],
     num_folds: int,
-) -> tuple[FloatArray, FloatArray]:
-    """Log odds of being in the trial, of units (n,) and cells (N,), from models of the other folds."""
+) -> tuple[tuple[FloatArray, FloatArray], FloatArray]:
+    """Log odds of being in the trial, of units (n,) and cells (N,), from models of other folds; and the mean model."""
     from sklearn.linear_model import LogisticRegression
 
     both = np.vstack([trial, region])
@@ -182,6 +200,7 @@ def _cross_fit(
     scaled = (both - center) / spread
     member, fold = np.repeat([1, 0], [len(trial), len(region)]), np.concatenate(folds)
     share, score = np.concatenate(shares), np.empty(len(both))
+    slope = np.zeros(1 + both.shape[1])
     for k in range(num_folds):
         used = (fold != k) & (share > 0)
         if len(np.unique(member[used])) < 2:
@@ -190,7 +209,9 @@ def _cross_fit(
         model = LogisticRegression(C=1.0, max_iter=1000)
         model.fit(scaled[used], member[used], sample_weight=share[used] * max(balance) / np.take(balance, member[used]))
         score[fold == k] = model.decision_function(scaled[fold == k])
-    return score[: len(trial)], score[len(trial) :]
+        own = model.coef_[0] / spread
+        slope += np.concatenate([[model.intercept_[0] - own @ center], own]) / num_folds
+    return (score[: len(trial)], score[len(trial) :]), slope
 
 
 def _describe_overlap(

@@ -79,13 +79,17 @@ def raster_from_cells(
     )
 
 
-def write_cog(dataset: xr.Dataset, path: Path) -> None:
+def write_cog(dataset: xr.Dataset, path: Path, *, overviews: str = "AVERAGE") -> None:
     """Write a map as a Cloud-Optimised GeoTIFF: one band per variable, described by its name, nodata NaN.
 
     Parameters
     ----------
     dataset : Dataset (y, x)
-        As `raster_from_cells` makes it; all variables of one floating-point type.
+        As `raster_from_cells` makes it; all variables of one floating-point type. A variable's attribute ``units``
+        becomes its band's unit, its other attributes that band's metadata; those of the dataset (but crs and transform)
+        the file's.
+    overviews : str
+        How GDAL makes coarser copies; ``NEAREST`` where a band holds codes.
 
     Raises
     ------
@@ -120,13 +124,17 @@ def write_cog(dataset: xr.Dataset, path: Path) -> None:
         "nodata": np.nan,
         "compress": "DEFLATE",
         "predictor": "FLOATING_POINT",
-        "overview_resampling": "AVERAGE",
+        "overview_resampling": overviews,
     }
     with MemoryFile() as memory:
         with memory.open(**profile) as sink:
             for band, (name, layer) in enumerate(zip(dataset.data_vars, layers, strict=True), start=1):
                 sink.write(layer, band)
                 sink.set_band_description(band, str(name))
+                attrs = {str(k): str(v) for k, v in dataset[name].attrs.items()}
+                sink.set_band_unit(band, attrs.pop("units", ""))
+                sink.update_tags(band, **attrs)
+            sink.update_tags(**{str(k): str(v) for k, v in dataset.attrs.items() if k not in ("crs", "transform")})
         content = memory.read()
     write_atomic(path, content)
 

@@ -77,6 +77,24 @@ class RasterReader:
         reader._place(places)
         return reader
 
+    def with_points(self, points: pd.DataFrame) -> RasterReader:
+        """A reader of the same pixels that knows these points only: index place_id, columns longitude and latitude.
+
+        Coordinates are degrees (EPSG:4326); points may lie off the grid, where chips are NaN.
+
+        Raises
+        ------
+        ImageryError
+            When a place_id occurs twice.
+        """
+        frame = gpd.GeoDataFrame(
+            geometry=gpd.points_from_xy(points["longitude"], points["latitude"]), index=points.index, crs="EPSG:4326"
+        )
+        reader = copy.copy(self)
+        reader.places = self.places.iloc[:0]
+        reader._place(place_sites(frame, self.scene_grid))
+        return reader
+
     def read_chips(self, site_ids: Sequence[str], size_px: int) -> NDArray[np.float32]:
         """Chips of shape (site, band, y, x), float32; NaN off the grid and where there is no observation.
 

@@ -59,19 +59,43 @@ def open_imagery(config: ImageryConfig, data_dir: Path, sites: gpd.GeoDataFrame)
     return chips
 
 
-def complete_sites(reader: ChipReader, site_ids: Sequence[str], size_px: int) -> BoolArray:
-    """True where a site's chip lies wholly in the imagery and has no missing pixel in any band, shape (site,)."""
+def complete_sites(
+    reader: ChipReader,
+    site_ids: Sequence[str],
+    size_px: int,
+    *,
+    max_missing: float = 0.0,
+    smaller: Sequence[int] = (),
+) -> BoolArray:
+    """True where no more than a share of a site's chip is missing in any band, shape (site,).
+
+    A share above 0 must hold for the ``smaller`` chips too: inside a complete chip they are complete, inside another
+    they may be worse.
+    """
+    sizes = [size_px, *(smaller if max_missing > 0 else ())]
+    return np.asarray(np.all([_complete(reader, site_ids, size, max_missing) for size in sizes], axis=0))
+
+
+def _complete(reader: ChipReader, site_ids: Sequence[str], size_px: int, max_missing: float) -> BoolArray:
     ids = list(site_ids)
     block = max(1, _BLOCK_VALUES // (len(reader.bands) * size_px**2))
     complete = np.empty(len(ids), dtype=np.bool_)
     for start in range(0, len(ids), block):
         chips = reader.read_chips(ids[start : start + block], size_px)
-        complete[start : start + block] = ~np.isnan(chips).any(axis=(1, 2, 3))
+        complete[start : start + block] = np.isnan(chips).any(axis=1).mean(axis=(1, 2)) <= max_missing
     return complete
 
 
-def drop_incomplete(trial: Trial, reader: ChipReader, size_px: int, *, policy: Literal["error", "drop"]) -> Trial:
-    """The trial on the sites whose chips of ``size_px`` are complete.
+def drop_incomplete(
+    trial: Trial,
+    reader: ChipReader,
+    size_px: int,
+    *,
+    policy: Literal["error", "drop"],
+    max_missing: float = 0.0,
+    smaller: Sequence[int] = (),
+) -> Trial:
+    """The trial on the sites whose chips of ``size_px`` are complete, as `complete_sites` has it.
 
     Groups are found again among the units that stay, and so is a propensity that was the share of the other groups.
     ``units.attrs["dropped"]["incomplete_imagery"]`` counts the units left out.
@@ -82,7 +106,7 @@ def drop_incomplete(trial: Trial, reader: ChipReader, size_px: int, *, policy: L
         When sites are incomplete and ``policy`` is ``error``, or when too little would be left.
     """
     site_ids = [str(site) for site in trial.sites.index]
-    complete = complete_sites(reader, site_ids, size_px)
+    complete = complete_sites(reader, site_ids, size_px, max_missing=max_missing, smaller=smaller)
     if complete.all():
         return trial
     what = _describe(reader, site_ids, complete, size_px)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import xarray as xr
@@ -17,7 +17,7 @@ _IMAGE_LABEL = re.compile(r"image_(\d+)(_.+)?")
 
 
 def build_blocks(
-    embedding: xr.DataArray | None,
+    embedding: xr.DataArray | Mapping[str, xr.DataArray] | None,
     *,
     site_ids: Sequence[str],
     site_index: IntArray,
@@ -31,14 +31,15 @@ def build_blocks(
 
     Parameters
     ----------
-    embedding : DataArray (site, scale, time, feature) or None
-        Features per site at each scale; its ``site`` coordinate must be ``site_ids`` in the same order.
+    embedding : DataArray (site, scale, time, feature), mapping of str to DataArray, or None
+        Features per site at each scale, of one encoder or of several by name; the ``site`` coordinate must be
+        ``site_ids`` in the same order.
     site_ids : sequence of str, length S
         Sites of the trial.
     site_index : (n,) int
         Place among ``site_ids`` of each unit.
     scales : sequence of int or None
-        Scales taken from the embedding, in this order; None: all of them.
+        Scales taken from the embedding, in this order; None: all of them (of the first encoder).
     covariates : (n, q) or None
         Covariates of the units (block ``tabular``); NaN = missing.
     covariate_names : sequence of str, length q
@@ -50,8 +51,10 @@ def build_blocks(
     Returns
     -------
     FeatureBlocks
-        Blocks ``image_<scale>`` (``image_<scale>_<time>`` when there are several times), ``site_block``, ``tabular``;
-        columns are named after their block, as in ``image_16_0``. float32.
+        Blocks ``image_<scale>``, ``site_block``, ``tabular``; with several encoders ``image_<scale>_<encoder>``, with
+        several times ``image_<scale>_<time>`` or ``image_<scale>_<encoder>_<time>``: scale by scale, so that whatever
+        is fitted or chosen per scale takes all of that scale. Columns are named after their block, as in
+        ``image_16_0``. float32.
 
     Raises
     ------
@@ -109,7 +112,7 @@ def take_blocks(X: FeatureBlocks, labels: Sequence[str]) -> FeatureBlocks:
 def order_by_scale(labels: Sequence[str]) -> list[tuple[str, ...]]:
     """Labels from coarse to fine: those without a scale first, then ``image_<scale>`` by falling scale.
 
-    The times of one scale (``image_<scale>_<time>``) stay together.
+    The encoders and times of one scale (``image_<scale>_<...>``) stay together.
     """
     scales = [_IMAGE_LABEL.fullmatch(label) for label in labels]
     size = [int(found.group(1)) if found else None for found in scales]
@@ -120,24 +123,39 @@ def order_by_scale(labels: Sequence[str]) -> list[tuple[str, ...]]:
 
 
 def _image_blocks(
-    embedding: xr.DataArray, site_ids: Sequence[str], scales: Sequence[int] | None
+    embedding: xr.DataArray | Mapping[str, xr.DataArray], site_ids: Sequence[str], scales: Sequence[int] | None
 ) -> list[tuple[str, NDArray[np.float32]]]:
+    several = isinstance(embedding, Mapping) and len(embedding) > 1
+    named = embedding if isinstance(embedding, Mapping) else {"": embedding}
+    if not named:
+        raise EoCateError("no encoder's embedding was given")
+    if scales is None:
+        scales = [int(scale) for scale in next(iter(named.values()))["scale"].values]
+    parts = [_blocks_of(array, f"_{name}" if several else "", site_ids, scales) for name, array in named.items()]
+    return [block for at_scale in zip(*parts, strict=True) for blocks in at_scale for block in blocks]
+
+
+def _blocks_of(
+    embedding: xr.DataArray, suffix: str, site_ids: Sequence[str], scales: Sequence[int]
+) -> list[list[tuple[str, NDArray[np.float32]]]]:
+    """Labelled features of one encoder: one list per scale, in the order of times."""
     if set(embedding.dims) != set(DIMENSIONS):
         raise EoCateError(f"the embedding has dimensions {embedding.dims}, expected {DIMENSIONS}")
     _check_sites(embedding, site_ids)
     known = [int(scale) for scale in embedding["scale"].values]
-    wanted = known if scales is None else [int(scale) for scale in scales]
+    wanted = [int(scale) for scale in scales]
     absent = [scale for scale in wanted if scale not in known]
     if absent:
         raise EoCateError(f"scales {absent} are not in the embedding, which holds {known}")
     ordered = embedding.transpose(*DIMENSIONS)
-    several = ordered.sizes["time"] > 1
-    blocks = []
-    for scale in wanted:
-        for t, time in enumerate(ordered["time"].values):
-            values = ordered.values[:, known.index(scale), t].astype(np.float32)
-            blocks.append((f"image_{scale}_{time}" if several else f"image_{scale}", values))
-    return blocks
+    times = [f"_{time}" if ordered.sizes["time"] > 1 else "" for time in ordered["time"].values]
+    return [
+        [
+            (f"image_{scale}{suffix}{time}", ordered.values[:, known.index(scale), t].astype(np.float32))
+            for t, time in enumerate(times)
+        ]
+        for scale in wanted
+    ]
 
 
 def _check_sites(embedding: xr.DataArray, site_ids: Sequence[str]) -> None:

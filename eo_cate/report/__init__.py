@@ -16,12 +16,16 @@ from eo_cate.report.collect import (
     toc_of,
     truth_by_site,
 )
-from eo_cate.report.inputs import CONTRAST_COLUMNS, ReportInputs, Toc
+from eo_cate.report.inputs import CONTRAST_COLUMNS, COVERAGE_COLUMNS, ReportInputs, Toc
+from eo_cate.report.region_inputs import RegionShown
+from eo_cate.report.region_words import print_region
 from eo_cate.report.summary import print_evaluation, print_search, print_summary
 from eo_cate.report.write import write_report, write_search
 
 __all__ = [
     "CONTRAST_COLUMNS",
+    "COVERAGE_COLUMNS",
+    "RegionShown",
     "ReportInputs",
     "Toc",
     "calibration_rows",
@@ -34,6 +38,7 @@ __all__ = [
     "placebo_rows",
     "policy_rows",
     "print_evaluation",
+    "print_region",
     "print_search",
     "print_summary",
     "rate_table",

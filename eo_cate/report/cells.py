@@ -147,6 +147,19 @@ def clan_cells(clan: pd.DataFrame) -> Cells:
     return table
 
 
+def coverage_cells(coverage: pd.DataFrame) -> Cells:
+    """Sites by period and state of their pixels."""
+    table: Cells = [
+        ("Period", "Scenes", "First", "Last", "State of the largest crop", "Sites", "Clear dates, median", "E.g.")
+    ]
+    for row in coverage.to_dict("records"):
+        table.append(
+            (row["period"], fmt(int(row["scenes"])), row["start"], row["end"], row["state"], fmt(int(row["sites"])),
+             fmt(float(row["median_clear"]), 1), row["example"])
+        )  # fmt: skip
+    return table
+
+
 def policy_cells(policy: pd.DataFrame) -> Cells:
     """Value of treating the best share q, against nobody, random and all."""
     rows = by_estimator(policy)

@@ -12,7 +12,7 @@ import pandas as pd
 from statsmodels.stats.multitest import multipletests
 
 from eo_cate.config import RunConfig
-from eo_cate.embeddings.encoders import encoder_spec
+from eo_cate.embeddings import EncoderSpec
 from eo_cate.evaluation import (
     CalibratedEffects,
     ClanResult,
@@ -30,6 +30,7 @@ from eo_cate.report.inputs import (
     CALIBRATION_COLUMNS,
     CLAN_COLUMNS,
     CONTRAST_COLUMNS,
+    FOREST_ENGINE,
     GATES_COLUMNS,
     POLICY_COLUMNS,
     RATE_COLUMNS,
@@ -212,18 +213,20 @@ def truth_by_site(
     return pd.concat(parts, ignore_index=True)[["configuration", "tau", "tau_hat"]]
 
 
-def collect_versions() -> dict[str, str]:
-    """Versions of what computed the figures."""
-    return {"python": python_version(), "platform": platform()} | {name: version(name) for name in PACKAGES}
+def collect_versions(*, engine: str) -> dict[str, str]:
+    """Versions of what computed the figures; ``engine`` says whose causal forest it was, and of which version."""
+    found = {FOREST_ENGINE: engine, "python": python_version(), "platform": platform()}
+    return found | {name: version(name) for name in PACKAGES}
 
 
-def collect_sources(config: RunConfig, *, units_sha256: str, imagery_digest: str) -> list[dict[str, str]]:
+def collect_sources(
+    config: RunConfig, encoders: Sequence[EncoderSpec], *, units_sha256: str, imagery_digest: str
+) -> list[dict[str, str]]:
     """Units, imagery and weights: where each came from, under which terms, and its sha256."""
-    spec = encoder_spec(config.embeddings.encoder)
     return [
         _source("units table", config.trial.units.name, "the user's", "", units_sha256),
         _source("imagery", config.imagery.source, "see credit", config.imagery.source_note, imagery_digest),
-        _source(f"encoder {spec.name}", spec.origin, spec.licence, spec.title, spec.weights_sha256),
+        *(_source(f"encoder {s.name}", s.origin, s.licence, s.title, s.weights_sha256) for s in encoders),
     ]
 
 

@@ -12,6 +12,7 @@ import xarray as xr
 
 from eo_cate.config import RunConfig
 from eo_cate.errors import EoCateError
+from eo_cate.report.region_inputs import RegionShown
 from eo_cate.types import FloatArray
 
 RATE_COLUMNS = (
@@ -39,7 +40,9 @@ POLICY_COLUMNS = (
     "configuration", "estimator", "q", "value", "std_err", "over_random", "over_random_std_err", "over_all",
     "over_all_std_err",
 )  # fmt: skip
+COVERAGE_COLUMNS = ("period", "start", "end", "scenes", "state", "sites", "median_clear", "example")
 TABLES = {
+    "coverage": COVERAGE_COLUMNS,
     "tests": TEST_COLUMNS,
     "contrasts": CONTRAST_COLUMNS,
     "search": SEARCH_COLUMNS,
@@ -51,6 +54,8 @@ TABLES = {
 SUMMARY_KEYS = ("units", "sites", "clusters", "groups", "strata", "treated_share", "dropped", "covariates")
 COVARIATE_KEYS = ("name", "missing", "mean_treated", "mean_control", "standardized_difference")
 SOURCE_COLUMNS = ("what", "origin", "licence", "credit", "sha256")
+FOREST_ENGINE = "causal forest"
+"""Key of ``versions``: whose causal forest it was."""
 
 
 @dataclass(frozen=True)
@@ -98,17 +103,22 @@ class ReportInputs:
         Of out-of-group tau_hat of the pre-specified configuration, by estimator; columns `CALIBRATION_COLUMNS`,
         `GATES_COLUMNS` (group 1 is the lowest fifth; a last row ``difference`` is top less bottom), `CLAN_COLUMNS`
         (covariate means in the top and bottom fifth), `POLICY_COLUMNS` (treating the best share q).
+    coverage : DataFrame
+        Imagery from a catalogue: sites by period and state of their largest chip, columns `COVERAGE_COLUMNS`;
+        ``example`` is the reason of one of them.
     map : Dataset or None
         (y, x): ``tau_hat``, ``std_err`` and, in simulations, ``true_effect``; coordinates are cell centres in the
         units of ``attrs["crs"]``.
     map_check : dict or None
         Name -> number, e.g. correlation with the truth over all and over unsampled cells.
+    region : RegionShown or None
+        Effects beyond the trial.
     truth : DataFrame or None
         Simulations only, one row per site and configuration: ``configuration``, ``tau``, ``tau_hat`` (out of group).
     sources : sequence of dict
         Keys `SOURCE_COLUMNS`.
     versions, timings : dict
-        Package -> version; stage -> seconds.
+        Package -> version, and `FOREST_ENGINE` -> whose forest it was and of which version; stage -> seconds.
     alarms : sequence of str
         Shown at the top. The alarm about the shuffled embeddings (METHODS.md, section 7) is added by the report.
 
@@ -133,8 +143,10 @@ class ReportInputs:
     gates: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(GATES_COLUMNS)))
     clan: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(CLAN_COLUMNS)))
     policy: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(POLICY_COLUMNS)))
+    coverage: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(COVERAGE_COLUMNS)))
     map: xr.Dataset | None = None
     map_check: Mapping[str, float] | None = None
+    region: RegionShown | None = None
     truth: pd.DataFrame | None = None
     sources: Sequence[Mapping[str, str]] = ()
     versions: Mapping[str, str] = field(default_factory=dict)

@@ -45,24 +45,31 @@ def draw_map(inputs: ReportInputs) -> Figure:
     )
     bar.set_label(f"effect on the outcome; white = ATE ({inputs.ate[0]:.3g}); grey = no estimate")
     if map_warning(inputs):
-        _strike(
+        write_across(
             panels[0],
             map_warning(inputs),
             np.isfinite(np.asarray(grid["tau_hat"], dtype=float)),
             (width, min(9.0, width * shape)),
         )
-    _draw_scale_bar(panels[0], metres_per_unit(grid), extent)
+    draw_scale_bar(panels[0], metres_per_unit(grid), extent)
     # the last line break keeps the panels' titles clear of this one
-    figure.suptitle(f"Tests of the ranking (one-sided)\n{_guard_lines(guards)}\n", x=0.01, ha="left", fontsize=10)
-    credit = inputs.config.imagery.source_note or "; ".join(
-        dict.fromkeys(s["credit"] for s in inputs.sources if s["credit"])
-    )
-    if credit:
-        figure.supxlabel(f"Imagery: {credit}", x=0.01, ha="left", fontsize=8, color=GREY, wrap=True)
+    figure.suptitle(f"Tests of the ranking (one-sided)\n{guard_lines(guards)}\n", x=0.01, ha="left", fontsize=10)
+    if credit := imagery_credit(inputs):
+        figure.supxlabel(credit, x=0.01, ha="left", fontsize=8, color=GREY, wrap=True)
     return figure
 
 
-def _guard_lines(guards: list[Row]) -> str:
+def imagery_credit(inputs: ReportInputs) -> str:
+    """Dates and credit of the imagery, for the foot of a map; empty when neither is known."""
+    imagery = inputs.config.imagery
+    credit = imagery.source_note or "; ".join(dict.fromkeys(s["credit"] for s in inputs.sources if s["credit"]))
+    dates = ", ".join(f"{p.start} to {p.end}" for p in imagery.periods)
+    dates = dates or (f"until {imagery.acquired}" if imagery.acquired else "")
+    parts = [part for part in (dates, credit) if part]
+    return f"Imagery: {'; '.join(parts)}" if parts else ""
+
+
+def guard_lines(guards: list[Row]) -> str:
     """The tests that the map rests on, one line per configuration."""
     lines: dict[str, list[str]] = {}
     for row in guards:
@@ -106,22 +113,23 @@ def _draw_layer(axes: Axes, layer: xr.DataArray, extent: tuple[float, float, flo
     return picture
 
 
-def _halo() -> list[patheffects.AbstractPathEffect]:
+def halo() -> list[patheffects.AbstractPathEffect]:
+    """A white rim, so that text is legible on any cell."""
     return [patheffects.withStroke(linewidth=3, foreground="white")]
 
 
-def _strike(axes: Axes, warning: str, known: BoolArray, size_in: tuple[float, float]) -> None:
+def write_across(axes: Axes, warning: str, known: BoolArray, size_in: tuple[float, float]) -> None:
     """Write the verdict across the cells that have an estimate, as large as the panel (width, height) allows."""
     rows, columns = np.nonzero(known)
     x, y = ((columns.mean() + 0.5) / known.shape[1], (rows.mean() + 0.5) / known.shape[0]) if len(rows) else (0.5, 0.5)
     axes.text(
         float(np.clip(x, 0.36, 0.64)), 1 - float(np.clip(y, 0.36, 0.64)), warning.replace(" of ", "\nof "),
         transform=axes.transAxes, ha="center", va="center", rotation=20, fontsize=min(4.6 * size_in[0], 8 * size_in[1]),
-        fontweight="bold", color=INK, alpha=0.9, path_effects=_halo(),
+        fontweight="bold", color=INK, alpha=0.9, path_effects=halo(),
     )  # fmt: skip
 
 
-def _draw_scale_bar(axes: Axes, metres: float, extent: tuple[float, float, float, float]) -> None:
+def draw_scale_bar(axes: Axes, metres: float, extent: tuple[float, float, float, float]) -> None:
     """A bar of a round length near a quarter of the width, and an arrow to grid north."""
     width_m = (extent[1] - extent[0]) * metres
     power = 10.0 ** math.floor(math.log10(width_m / 4))
@@ -130,9 +138,9 @@ def _draw_scale_bar(axes: Axes, metres: float, extent: tuple[float, float, float
     label = f"{length / 1000:g} km"
     axes.plot([x0, x0 + share], [0.045, 0.045], color=INK, lw=4, solid_capstyle="butt", transform=axes.transAxes,
               path_effects=[patheffects.withStroke(linewidth=7, foreground="white")])  # fmt: skip
-    axes.text(x0, 0.065, label, transform=axes.transAxes, fontsize=10, va="bottom", path_effects=_halo())
+    axes.text(x0, 0.065, label, transform=axes.transAxes, fontsize=10, va="bottom", path_effects=halo())
     axes.annotate(
         "N", xy=(0.95, 0.97), xytext=(0.95, 0.86), xycoords="axes fraction", textcoords="axes fraction", ha="center",
-        va="center", fontsize=11, fontweight="bold", path_effects=_halo(),
+        va="center", fontsize=11, fontweight="bold", path_effects=halo(),
         arrowprops={"arrowstyle": "-|>", "color": INK, "lw": 1.8},
     )  # fmt: skip

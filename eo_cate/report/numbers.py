@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from eo_cate.report.inputs import CONTRAST_COLUMNS, RATE_COLUMNS, SEARCH_COLUMNS, TABLES, ReportInputs
+from eo_cate.report.region_files import region_numbers
 from eo_cate.report.rows import all_alarms, map_readable, shuffled_threshold
 from eo_cate.report.tables import truth_table
 from eo_cate.report.words import write_headline
@@ -43,6 +44,7 @@ def collect_numbers(inputs: ReportInputs) -> dict[str, Any]:
         "search_p": dict(inputs.search_p),
         "search_naive": naive_figures(inputs.search),
         "map": _map_numbers(inputs),
+        "region": None if inputs.region is None else region_numbers(inputs.region),
         "truth": truth_table(inputs),
         "sources": [dict(source) for source in inputs.sources],
         "versions": dict(inputs.versions),

@@ -12,7 +12,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from eo_cate.config import dump_config
 from eo_cate.report import cells, rows, words, words_tests
 from eo_cate.report.format import decimals_for, fmt, fmt_p, interval_words
-from eo_cate.report.inputs import ReportInputs
+from eo_cate.report.inputs import FOREST_ENGINE, ReportInputs
+from eo_cate.report.region_words import region_context
 from eo_cate.report.tables import truth_table
 
 
@@ -39,6 +40,7 @@ def render_html(inputs: ReportInputs, pictures: dict[str, bytes]) -> str:
         settings=dump_config(inputs.config),
         sources=inputs.sources,
         versions=inputs.versions,
+        forest_engine=FOREST_ENGINE,
         timings=inputs.timings,
         map_check=inputs.map_check or {},
         guards=rows.map_guards(inputs),
@@ -46,6 +48,7 @@ def render_html(inputs: ReportInputs, pictures: dict[str, bytes]) -> str:
         truth=truth_table(inputs),
         truth_sentences=words.truth_sentences(inputs),
         questions=rows.CONTROL_QUESTIONS,
+        region=region_context(inputs.region),
         **_rate_context(inputs),
         **_test_context(inputs),
         **_model_context(inputs),
@@ -81,6 +84,7 @@ def _test_context(inputs: ReportInputs) -> dict[str, Any]:
 
 def _model_context(inputs: ReportInputs) -> dict[str, Any]:
     return {
+        "coverage": cells.coverage_cells(inputs.coverage),
         "calibration": cells.calibration_cells(inputs.calibration),
         "gates": cells.gates_cells(inputs.gates),
         "clan": cells.clan_cells(inputs.clan),

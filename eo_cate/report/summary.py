@@ -10,7 +10,7 @@ import pandas as pd
 
 from eo_cate.report import cells
 from eo_cate.report.format import decimals_for, fmt, fmt_p, text_table
-from eo_cate.report.inputs import ReportInputs
+from eo_cate.report.inputs import FOREST_ENGINE, ReportInputs
 from eo_cate.report.rows import (
     Row,
     all_alarms,
@@ -86,6 +86,7 @@ def _opening(inputs: ReportInputs) -> list[str]:
         f"{summary['units']:,} units, {summary['sites']:,} sites, {summary['clusters']:,} clusters, "
         f"{summary['groups']:,} groups; {100 * summary['treated_share']:.1f} % treated; "
         f"ATE {fmt(ate, places)} (standard error {fmt(std_err, places)})",
+        *_wrap(f"forest: {engine}" if (engine := inputs.versions.get(FOREST_ENGINE)) else ""),
         "",
     ]
     for alarm in all_alarms(inputs):

@@ -13,6 +13,9 @@ from eo_cate.errors import StoreError
 from eo_cate.report.inputs import SEARCH_COLUMNS, TABLES, ReportInputs
 from eo_cate.report.numbers import collect_numbers, dump_numbers, search_numbers
 from eo_cate.report.page import render_html
+from eo_cate.report.region_files import FILES as REGION_FILES
+from eo_cate.report.region_files import remove_region, table_files, write_region
+from eo_cate.report.region_inputs import RegionShown
 from eo_cate.report.rows import estimators_of, rate_rows
 from eo_cate.report.tables import build_tables, to_csv, to_latex, to_stata
 from eo_cate.store import write_atomic
@@ -25,6 +28,7 @@ _OPTIONAL = (
     *(f"figures/{name}.{kind}" for name in ("rate", "search", "toc", "gates", "truth") for kind in ("png", "pdf")),
     *(f"maps/tau_hat.{kind}" for kind in ("png", "pdf")),
     *(f"tables/{name}.{kind}" for name in ("balance", "toc", *TABLES) for kind in ("csv", "tex")),
+    *REGION_FILES,
 )
 
 
@@ -47,10 +51,19 @@ def write_report(inputs: ReportInputs, run_dir: Path) -> Path:
             files[f"tables/{name}.tex"] = to_latex(table)
         if name == "rate":
             files["tables/rate.dta"] = to_stata(table)
+    if inputs.region is not None:
+        from eo_cate.report.region_page import render_region
+
+        files |= table_files(inputs.region)
+        files["maps/region.html"] = render_region(inputs).encode()
     files["numbers.json"] = dump_numbers(collect_numbers(inputs))
     page = render_html(inputs, {name: pair["png"] for name, pair in pictures.items()})
+    if inputs.region is None:
+        remove_region(run_dir)
+    else:
+        write_region(inputs.region, run_dir)
     for name in _OPTIONAL:
-        if name not in files:
+        if name not in files and not (inputs.region and name in ("maps/region.tif", "tables/regions.gpkg")):
             (run_dir / name).unlink(missing_ok=True)
     for name, content in files.items():
         write_atomic(run_dir / name, content)
@@ -78,9 +91,23 @@ def draw_pictures(inputs: ReportInputs) -> dict[str, dict[str, bytes]]:
         drawn["figures/gates"] = lambda: draw_gates(inputs.gates, inputs.ate)
     if inputs.map is not None:
         drawn["maps/tau_hat"] = lambda: draw_map(inputs)
+    if inputs.region is not None:
+        drawn |= _region_figures(inputs, inputs.region)
     if inputs.truth is not None and len(inputs.truth):
         drawn["figures/truth"] = lambda: draw_truth(inputs)
     return {name: dict(zip(("png", "pdf"), render(draw), strict=True)) for name, draw in drawn.items()}
+
+
+def _region_figures(inputs: ReportInputs, region: RegionShown) -> dict[str, Callable[[], Figure]]:
+    from eo_cate.report.figures_regions import draw_overlap, draw_region, draw_risk
+
+    drawn: dict[str, Callable[[], Figure]] = {"maps/region": lambda: draw_region(inputs)}
+    overlap, risk = region.overlap, region.risk
+    if overlap is not None:
+        drawn["figures/overlap"] = lambda: draw_overlap(overlap)
+    if risk is not None:
+        drawn["figures/risk_coverage"] = lambda: draw_risk(risk)
+    return drawn
 
 
 def write_search(

@@ -60,7 +60,7 @@ def embed_landscape(config: RunConfig, data_dir: Path, *, store: Store, executor
     settings = config.embeddings
     reader = RasterReader({band: data_dir / path for band, path in config.imagery.files.items()})
     reader = reader.with_places(cells[["row", "col"]])
-    scales = {settings.encoder: settings.scales, "random_vit": _PAIR, "mean_colour": settings.scales}
+    scales = {settings.encoders[0]: settings.scales, "random_vit": _PAIR, "mean_colour": settings.scales}
     embeddings = {
         encoder: embed_sites(
             reader, list(cells.index), encoder=encoder, scales=wanted, bands=settings.bands, stretch=settings.stretch,

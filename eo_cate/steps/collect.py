@@ -12,6 +12,8 @@ from eo_cate import report
 from eo_cate.evaluation import RateGain
 from eo_cate.report import ReportInputs
 from eo_cate.steps.context import FULL, IMAGE, Run
+from eo_cate.steps.encoders import open_specs
+from eo_cate.steps.estimators import describe_engine
 from eo_cate.steps.evaluate import CONTROLS, TARGETS, Evaluated
 from eo_cate.steps.inputs import Inputs
 from eo_cate.steps.mapping import DrawnMap
@@ -30,6 +32,7 @@ def collect(
     quality: Mapping[str, Quality],
     search: ScaleSearch,
     drawn: DrawnMap | None,
+    region: report.RegionShown | None = None,
 ) -> ReportInputs:
     """Everything that the report shows."""
     forest = evaluated.ranked.get("forest", {})
@@ -53,8 +56,10 @@ def collect(
         search=table,
         search_p=search_p,
         **_instruments(quality),
+        coverage=_coverage(inputs),
         map=None if drawn is None else drawn.layers,
         map_check=None if drawn is None else drawn.check,
+        region=region,
         truth=report.truth_by_site(
             inputs.trial,
             {name: [found.priorities for found in forest[name]] for name in images},
@@ -62,10 +67,11 @@ def collect(
         ),
         sources=report.collect_sources(
             run.config,
+            open_specs(run.config.embeddings, run.data_dir),
             units_sha256=file_digest(run.data_dir / run.config.trial.units),
             imagery_digest=inputs.reader.digest,
         ),
-        versions=report.collect_versions(),
+        versions=report.collect_versions(engine=describe_engine(run.config)),
         timings=run.timings,
     )
 
@@ -77,6 +83,20 @@ def _rates(run: Run, inputs: Inputs, evaluated: Evaluated) -> pd.DataFrame:
         return report.missing_rates(FULL, estimators=("forest", "ridge"), targets=TARGETS, groups=groups)
     rates = report.rate_table(evaluated.rates, controls=(*CONTROLS, "oracle"))
     return pd.concat([rates, report.placebo_rows(evaluated.placebo, estimator="ridge")], ignore_index=True)
+
+
+def _coverage(inputs: Inputs) -> pd.DataFrame:
+    """Sites by period and state of their pixels; empty where pixels came from files."""
+    columns = list(report.COVERAGE_COLUMNS)
+    if inputs.fetched is None:
+        return pd.DataFrame(columns=columns)
+    rows = []
+    for (period, state), sites in inputs.fetched.result.sites.groupby(["period", "state"], sort=False):
+        scenes = inputs.fetched.collected.scenes[str(period)]
+        first, last = (f"{scene.acquired:%Y-%m-%d}" for scene in (scenes[0], scenes[-1]))
+        clear, example = float(sites["median_clear"].median()), str(sites["reason"].iloc[0])
+        rows.append((period, first, last, len(scenes), state, len(sites), clear, example))
+    return pd.DataFrame(rows, columns=columns)
 
 
 def _instruments(quality: Mapping[str, Quality]) -> dict[str, Any]:

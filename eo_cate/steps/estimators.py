@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from eo_cate import multiscale
 from eo_cate.config import RunConfig
-from eo_cate.estimators import CausalForest, RidgeR
-from eo_cate.types import CateEstimator
+from eo_cate.errors import ConfigError
+from eo_cate.estimators import CausalForest, EconmlForest, RidgeR, from_econml
+from eo_cate.types import CateEstimator, Trial
 
 ENGINE = "bins-2"
 RIDGE_ENGINE = "kernel-ridge-1"
+INSTALL_ECONML = "python -m pip install 'econml>=0.17,<0.18'"
 
 
 def build_forest(config: RunConfig, *, num_threads: int | None = None) -> tuple[CateEstimator, dict[str, Any]]:
@@ -20,15 +23,67 @@ def build_forest(config: RunConfig, *, num_threads: int | None = None) -> tuple[
     Threads do not: by default all cores in this process, one on a worker of dask.
     """
     settings = {k: v for k, v in config.estimators.model_dump().items() if not k.startswith("ridge_")}
-    if num_threads is None:
-        num_threads = (os.cpu_count() or 1) if config.executor == "inline" else 1
-    forest = CausalForest(**settings, seed=config.seed, num_threads=num_threads)
+    if settings.pop("engine") == "econml":
+        engine = f"econml-{econml_version()}"
+        own = {name: value for name, value in settings.items() if name != "honesty_fraction"}
+        forest: CateEstimator = from_econml(EconmlForest(**own, seed=config.seed))
+    else:
+        engine = ENGINE
+        if num_threads is None:
+            num_threads = (os.cpu_count() or 1) if config.executor == "inline" else 1
+        forest = CausalForest(**settings, seed=config.seed, num_threads=num_threads)
     procedure = config.multiscale
     estimator = multiscale.make_procedure(
         procedure.procedure, forest, components=procedure.components, seed=config.seed
     )
     key = {"procedure": procedure.procedure, "components": procedure.components}
-    return estimator, settings | key | {"engine": ENGINE, "seed": config.seed}
+    return estimator, settings | key | {"engine": engine, "seed": config.seed}
+
+
+def describe_engine(config: RunConfig) -> str:
+    """Whose causal forest, in which version, and what econml's cannot do: for the report."""
+    if config.estimators.engine == "eo_cate":
+        return f"eo_cate {ENGINE}, numba {version('numba')}"
+    return (
+        f"econml {econml_version()} CausalForestDML (a comparison: its bags and honest halves draw units, not groups; "
+        "it centres W at the treated share, not at known propensities; it takes no missing covariates)"
+    )
+
+
+def check_engine(config: RunConfig, trial: Trial) -> None:
+    """Refuse before long work what the configured forest cannot do.
+
+    Raises
+    ------
+    ConfigError
+        When econml is wanted and not installed, or a covariate has missing values that it does not take.
+    """
+    if config.estimators.engine == "eo_cate":
+        return
+    econml_version()
+    missing = {name: int(trial.units[name].isna().sum()) for name in trial.covariates}
+    missing = {name: number for name, number in missing.items() if number}
+    if missing:
+        raise ConfigError(
+            f"estimators.engine: econml takes no missing covariates, found {missing} (column: missing units); impute "
+            "them, leave the columns out of trial.covariates, or set engine: eo_cate"
+        )
+
+
+def econml_version() -> str:
+    """Version of the econml that is installed.
+
+    Raises
+    ------
+    ConfigError
+        With the command that installs it.
+    """
+    try:
+        return version("econml")
+    except PackageNotFoundError as error:
+        raise ConfigError(
+            f"estimators.engine: econml is not installed: {INSTALL_ECONML}, or set engine: eo_cate"
+        ) from error
 
 
 def build_ridge(config: RunConfig) -> tuple[RidgeR, dict[str, Any]]:

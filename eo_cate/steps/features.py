@@ -2,62 +2,119 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from eo_cate import multiscale
-from eo_cate.embeddings import embed_sites, location_features, permute_sites
+from eo_cate.embeddings import (
+    EncoderSpec,
+    embed_sites,
+    export_embedding,
+    join_periods,
+    location_features,
+    permute_sites,
+)
 from eo_cate.steps.context import FULL, IMAGE, Run, derive_seed
+from eo_cate.steps.encoders import CONTROLS, control_px, control_specs, open_specs
+from eo_cate.steps.fetch import period_years
 from eo_cate.steps.inputs import Inputs
-from eo_cate.types import FeatureBlocks, IntArray, Trial
+from eo_cate.types import ChipReader, FeatureBlocks, IntArray, Trial
 
 WITHIN = "shuffled within strata"
 
 
 def embed_places(run: Run, inputs: Inputs) -> dict[str, xr.DataArray]:
-    """Embeddings by encoder: the configured one at sites and cells, controls at sites."""
+    """Embeddings by encoder: the configured ones at sites and cells, controls at sites; sites are exported too."""
+    return embed_periods(run, inputs.readers, inputs, years=sequence_options(run)["years"])
+
+
+def embed_periods(
+    run: Run, readers: Mapping[str, ChipReader], inputs: Inputs, *, years: Sequence[float] | None = None
+) -> dict[str, xr.DataArray]:
+    """Embeddings by encoder, from one reader per period in the order of time.
+
+    Parameters
+    ----------
+    readers : mapping of str to ChipReader
+        Period -> its pixels; one period is the imagery before the programme, whatever its name.
+    inputs : Inputs
+        Trial and cells.
+    years : sequence of float, optional
+        When each period was, in years, for ``embeddings.sequence: [trend]``.
+    """
     settings = run.config.embeddings
     sites = list(inputs.trial.sites.index)
     seen = set(sites)
     elsewhere = [] if inputs.cells is None else [place for place in inputs.cells["location"] if place not in seen]
     few = sorted({settings.scales[0], settings.scales[-1]})
-    wanted = {
-        "random_vit": (sites, few),
-        "mean_colour": (sites, settings.scales),
-        settings.encoder: (sites + elsewhere, settings.scales),  # last: a control may be the encoder itself
-    }
+    own = open_specs(settings, run.data_dir)
+    # last: a control may be a configured encoder itself
+    wanted = [(spec, sites, few if spec.name == "random_vit" else settings.scales) for spec in control_specs(settings)]
+    wanted += [(spec, sites + elsewhere, settings.scales) for spec in own]
     embeddings = {}
-    for encoder, (places, scales) in wanted.items():
-        with run.timed(f"embedding, {encoder}"):
-            embeddings[encoder] = embed_sites(
-                inputs.reader,
-                places,
-                encoder=encoder,
-                scales=scales,
-                bands=settings.bands,
-                stretch=settings.stretch,
-                input_px=settings.input_px,
-                seed=run.config.seed,
-                batch_size=settings.batch_size,
-                shard_size=settings.shard_size,
-                description=f"embedding with {encoder}",
-                **run.shards,
-            )
+    for spec, places, scales in wanted:
+        with run.timed(f"embedding, {spec.name}"):
+            options = embedding_options(run, spec, own)
+            found = {
+                period: embed_sites(reader, places, encoder=spec, scales=scales, **options)
+                for period, reader in readers.items()
+            }
+            embeddings[spec.name] = join_times(found, parts=settings.sequence, years=years)
+    for spec in own:
+        export_embedding(embeddings[spec.name].sel(site=sites), run.run_dir / "embeddings")
     return embeddings
+
+
+def join_times(
+    found: Mapping[str, xr.DataArray], *, parts: Sequence[str], years: Sequence[float] | None
+) -> xr.DataArray:
+    """What is made of the periods; one period is taken as it is."""
+    return join_periods(found, parts=parts, years=years) if len(found) > 1 else next(iter(found.values()))
+
+
+def sequence_options(run: Run) -> dict[str, Any]:
+    """Keyword arguments of `join_times`."""
+    years = period_years(run.config) if run.config.imagery.remote else None
+    return {"parts": run.config.embeddings.sequence, "years": years}
+
+
+def embedding_options(run: Run, spec: EncoderSpec, own: tuple[EncoderSpec, ...]) -> dict[str, Any]:
+    """Keyword arguments of `embed_sites`. Controls see what the configured encoders see, in the same mode."""
+    settings, control = run.config.embeddings, spec.name in CONTROLS
+    mode = settings.mode
+    if control and (spec.patch is None or min(settings.scales) < spec.patch):
+        mode = "resize"
+    stretch = settings.stretch
+    if not stretch:
+        stretch = (next(one.raw for one in own if one.raw is not None),) * len(settings.bands)
+    return {
+        "bands": settings.bands,
+        "stretch": stretch,
+        "input_px": control_px(settings.input_px, spec.patch) if control else settings.input_px,
+        "mode": mode,
+        "augment": settings.augment if spec.name != "mean_colour" else "none",
+        "max_missing": settings.max_missing,
+        "seed": run.config.seed,
+        "batch_size": settings.batch_size,
+        "shard_size": settings.shard_size,
+        "description": f"embedding with {spec.name}",
+        **run.shards,
+    }
 
 
 def build_configurations(run: Run, trial: Trial, embeddings: Mapping[str, xr.DataArray]) -> dict[str, FeatureBlocks]:
     """Feature blocks of every result and control, by configuration."""
     sites = list(trial.sites.index)
-    image, colour, random = (
-        embeddings[name].sel(site=sites) for name in (run.config.embeddings.encoder, "mean_colour", "random_vit")
-    )
+    image = {name: embeddings[name].sel(site=sites) for name in image_names(run, embeddings)}
+    random, colour = (embeddings[name].sel(site=sites) for name in CONTROLS)
     covariates = np.column_stack([trial.column(c) for c in trial.covariates]) if trial.covariates else None
 
-    def blocks(embedding: xr.DataArray | None = None, *, tabular: bool = False, **options: Any) -> FeatureBlocks:
+    def blocks(
+        embedding: xr.DataArray | Mapping[str, xr.DataArray] | None = None, *, tabular: bool = False, **options: Any
+    ) -> FeatureBlocks:
         return multiscale.build_blocks(
             embedding,
             site_ids=sites,
@@ -79,10 +136,18 @@ def build_configurations(run: Run, trial: Trial, embeddings: Mapping[str, xr.Dat
     stratum = _site_strata(trial)
     for i in range(run.config.evaluation.num_permutations):
         seed = derive_seed(run.config.seed, "shuffle", i)
-        found[f"shuffled_{i}"] = blocks(permute_sites(image, seed=seed))
+        found[f"shuffled_{i}"] = blocks({n: permute_sites(one, seed=seed) for n, one in image.items()})
         if stratum.any():
-            found[f"{WITHIN}_{i}"] = blocks(permute_sites(image, seed=seed, within=stratum))
+            found[f"{WITHIN}_{i}"] = blocks(
+                {n: permute_sites(one, seed=seed, within=stratum) for n, one in image.items()}
+            )
     return found
+
+
+def image_names(run: Run, embeddings: Mapping[str, xr.DataArray]) -> list[str]:
+    """The configured encoders among the embeddings, in their order."""
+    known = [spec.name for spec in open_specs(run.config.embeddings, run.data_dir)]
+    return [name for name in known if name in embeddings]
 
 
 def _site_strata(trial: Trial) -> IntArray:
@@ -97,7 +162,7 @@ def cell_blocks(run: Run, inputs: Inputs, embeddings: Mapping[str, xr.DataArray]
     assert inputs.cells is not None
     locations = list(inputs.cells["location"])
     return multiscale.build_blocks(
-        embeddings[run.config.embeddings.encoder].sel(site=locations),
+        {name: embeddings[name].sel(site=locations) for name in image_names(run, embeddings)},
         site_ids=locations,
         site_index=np.arange(len(locations), dtype=np.int64),
     )

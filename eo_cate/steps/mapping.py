@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -10,17 +9,16 @@ import numpy as np
 import xarray as xr
 
 from eo_cate import extrapolation
-from eo_cate.evaluation import OutcomeModel, TrialVectors
 from eo_cate.evaluation.configurations import blocks_key
 from eo_cate.shards import Arrays, compute_stored
-from eo_cate.steps.context import IMAGE, Run
-from eo_cate.steps.estimators import build_forest
+from eo_cate.steps.context import Run
 from eo_cate.steps.features import cell_blocks
 from eo_cate.steps.inputs import Inputs
+from eo_cate.steps.map_model import MapModel
 from eo_cate.store import Store
-from eo_cate.types import CateEstimator, FeatureBlocks, FloatArray
+from eo_cate.types import FeatureBlocks, FloatArray
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -33,27 +31,16 @@ class DrawnMap:
 
 @dataclass(frozen=True)
 class _MapShard:
-    estimator: CateEstimator
-    X: FeatureBlocks
+    model: MapModel
     at_cells: FeatureBlocks
-    vectors: TrialVectors
-    outcome: OutcomeModel
 
 
-def draw_map(
-    run: Run,
-    inputs: Inputs,
-    features: Mapping[str, FeatureBlocks],
-    embeddings: Mapping[str, xr.DataArray],
-    outcome: OutcomeModel,
-) -> DrawnMap | None:
+def draw_map(run: Run, inputs: Inputs, embeddings: Mapping[str, xr.DataArray], model: MapModel) -> DrawnMap | None:
     """Predict the cells, write maps/tau_hat.tif, compare with the truth; None when no map is wanted or possible."""
     cells, grid, settings = inputs.cells, inputs.reader.grid, run.config.map
     if cells is None or grid is None or settings is None:
         return None
-    values = _predict(
-        run, features[IMAGE], cell_blocks(run, inputs, embeddings), TrialVectors.of(inputs.trial), outcome
-    )
+    values = _predict(run, model, cell_blocks(run, inputs, embeddings))
     layers = extrapolation.raster_from_cells(
         {name: value.astype(np.float32) for name, value in values.items()}, cells, grid, spacing_px=settings.spacing_px
     )
@@ -67,26 +54,15 @@ def draw_map(
     return DrawnMap(layers.assign(true_effect=true_layer["true_effect"]), check)
 
 
-def _predict(
-    run: Run, X: FeatureBlocks, at_cells: FeatureBlocks, vectors: TrialVectors, outcome: OutcomeModel
-) -> Mapping[str, FloatArray]:
-    estimator, settings = build_forest(run.config, num_threads=os.cpu_count() or 1)
-    key = Store.key("map", VERSION, settings, blocks_key(X), blocks_key(at_cells), outcome.key)
-    shard = _MapShard(estimator, X, at_cells, vectors, outcome)
+def _predict(run: Run, model: MapModel, at_cells: FeatureBlocks) -> Mapping[str, FloatArray]:
+    settings, trained_on, outcome = model.address
+    key = Store.key("map", VERSION, settings, trained_on, blocks_key(at_cells), outcome)
+    shard = _MapShard(model, at_cells)
     return compute_stored(_fit_and_predict, [shard], [key], "map", description="map", **run.here)[0]
 
 
 def _fit_and_predict(shard: _MapShard) -> Arrays:
-    v = shard.vectors
-    shard.estimator.fit(
-        shard.X,
-        v.Y - shard.outcome.m_hat,
-        v.W,
-        propensity=v.propensity,
-        sample_weights=v.weights,
-        groups=v.groups,
-    )
-    return extrapolation.predict_cells(shard.estimator, shard.at_cells)
+    return extrapolation.predict_cells(shard.model.fitted, shard.at_cells)
 
 
 def _describe_agreement(found: extrapolation.MapComparison) -> dict[str, float]:

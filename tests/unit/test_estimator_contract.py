@@ -6,11 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.linear_model import LinearRegression, LogisticRegression
 
+from eo_cate.config import EstimatorsConfig
 from eo_cate.errors import EstimationError, EvaluationError
-from eo_cate.estimators import CausalForest, RidgeR, from_econml, from_sklearn_like
+from eo_cate.estimators import CausalForest, EconmlForest, RidgeR, from_econml, from_sklearn_like
 from eo_cate.evaluation import sequential_rate
 from eo_cate.types import CateEstimator, FeatureBlocks
 
@@ -60,10 +62,11 @@ ESTIMATORS = {
     "RidgeR": lambda: RidgeR(kernel="linear"),
     "econml LinearDML": make_linear_dml,
     "econml CausalForestDML": make_forest_dml,
+    "EconmlForest": lambda: from_econml(EconmlForest(48, seed=0)),
     "T-learner": lambda: from_sklearn_like(TLearner()),
 }
 # their draws follow the order of units: a permuted fit is another draw
-DRAWS_BY_ORDER = {"CausalForest", "econml LinearDML", "econml CausalForestDML"}
+DRAWS_BY_ORDER = {"CausalForest", "econml LinearDML", "econml CausalForestDML", "EconmlForest"}
 
 
 @pytest.fixture(params=ESTIMATORS)
@@ -184,6 +187,29 @@ def test_missing_values_are_refused_by_name_or_passed_on_request():
     infinite = replace(X, unit=np.where(np.isnan(gappy.unit), np.inf, X.unit).astype(np.float32))
     with pytest.raises(EstimationError, match="52 infinite values"):
         fit(trees, infinite, Y, W, site)
+
+
+def test_econml_forest_takes_grf_s_options_and_says_the_same_as_ours():
+    X, Y, W, site, tau = make_trial(villages=120)
+    forest = from_econml(EconmlForest(200, mtry=3, min_node_size=4, sample_fraction=0.4, alpha=0.1, seed=5))
+    tau_hat = fit(forest, X, Y, W, site).predict(X)
+    inner = forest._fitted._fitted
+    given = {name: getattr(inner, name) for name in ("n_estimators", "max_features", "max_samples", "random_state")}
+    assert given == {"n_estimators": 200, "max_features": 3, "max_samples": 0.4, "random_state": 5}
+    assert (inner.min_samples_leaf, inner.min_balancedness_tol) == (8, 0.4)
+    assert not np.array_equal(fit(from_econml(EconmlForest(200, mtry=3, seed=6)), X, Y, W, site).predict(X), tau_hat)
+    ours = fit(CausalForest(200, seed=1), X, Y, W, site).predict(X)
+    assert np.corrcoef(ours, tau_hat)[0, 1] > 0.8
+    weights = np.where(tau > 0.5, 9.0, 1.0)
+    assert fit(forest, X, Y, W, site, weights).predict(X).mean() > tau_hat.mean() + 0.1  # weights do reach it
+    with pytest.raises(EstimationError, match="not fitted"):
+        EconmlForest().effect(X.gather())
+
+
+def test_econml_halves_its_trees_and_other_shares_are_refused():
+    assert EstimatorsConfig(engine="econml").honesty_fraction == 0.5
+    with pytest.raises(ValidationError, match="econml's trees halve"):
+        EstimatorsConfig(engine="econml", honesty_fraction=0.3)
 
 
 def test_effects_that_are_not_numbers_are_reported(caplog):

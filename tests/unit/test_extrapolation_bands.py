@@ -181,3 +181,11 @@ def test_standard_errors_on_one_side_only_are_refused():
     bands = calibrate_bands(zeros, zeros, zeros, groups=GROUP, threshold=1)
     with pytest.raises(EvaluationError, match="without standard errors"):
         band_width(bands, [0.0], std_err=[1.0])
+
+
+def test_noise_of_units_can_go_where_villages_were_randomised():
+    """What a village's households share stays in, so the band still covers; it is narrower than with all noise."""
+    within = np.array([simulate(seed, by_unit=False, noise="within") for seed in range(4)])
+    kept = np.array([simulate(seed, by_unit=False, noise="kept") for seed in range(4)])
+    assert within[:, 0].mean() >= LEVEL
+    assert within[:, 3].mean() < 0.95 * kept[:, 3].mean()

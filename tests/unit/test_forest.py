@@ -7,29 +7,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from helpers_forest import village_trial
+from scipy.sparse import csr_array
 
 from eo_cate.errors import EstimationError
 from eo_cate.estimators import CausalForest
 from eo_cate.estimators.forest.estimates import debiased_variance, solve_effect
 from eo_cate.estimators.forest.grow import default_mtry
-from eo_cate.types import CateEstimator, FeatureBlocks
-
-
-def village_trial(seed=0, villages=60, households=8, p_site=6, p_unit=2):
-    """W by village, five features shared by a village; the effect lives on one site and one unit feature."""
-    rng = np.random.default_rng(seed)
-    site = np.repeat(np.arange(villages), households)
-    features = rng.standard_normal((villages, p_site)).astype(np.float32)
-    covariates = rng.standard_normal((len(site), p_unit)).astype(np.float32)
-    treated = np.zeros(villages)
-    treated[rng.permutation(villages)[: villages // 2]] = 1.0
-    tau = 0.5 + features[site, 0] + (0.5 * covariates[:, 0] if p_unit else 0.0)
-    W = treated[site]
-    Y = tau * W + 0.3 * rng.standard_normal(villages)[site] + rng.standard_normal(len(site))
-    names = tuple(f"image_16_{j}" for j in range(p_site)) + tuple(f"x{j}" for j in range(p_unit))
-    blocks = ("image_16",) * p_site + ("tabular",) * p_unit
-    X = FeatureBlocks(site=features, unit=covariates, site_index=site, names=names, blocks=blocks)
-    return X, Y, W, site, tau
+from eo_cate.types import CateEstimator
 
 
 def fit(X, Y, W, groups, **options):
@@ -66,8 +51,8 @@ def test_import_does_not_load_the_engine():
 @pytest.mark.parametrize("p_unit", [0, 2])
 def test_threads_and_repetition_change_no_bit(p_unit):
     X, Y, W, site, _ = village_trial(p_unit=p_unit)
-    first, again, threaded = (fit(X, Y, W, site, num_threads=k) for k in (1, 1, 2))
-    for other in (again, threaded):
+    first, *others = (fit(X, Y, W, site, num_threads=k) for k in (1, 1, 2, 8))
+    for other in others:
         assert np.array_equal(first.predict(X), other.predict(X))
         assert np.array_equal(first.oob().std_err, other.oob().std_err)
     assert not np.array_equal(first.predict(X), fit(X, Y, W, site, seed=4).predict(X))
@@ -263,9 +248,11 @@ def test_default_mtry_is_that_of_grf():
     ("change", "message"),
     [
         ({"Y": np.nan}, "`Y` has 1 NaN"),
+        ({"Y": np.inf}, "`Y` has 1 NaN or infinite"),
         ({"W": np.nan}, "`W` has 1 NaN"),
         ({"W": 2.0}, "`W` has 1 values other than 0 and 1"),
         ({"propensity": 0.0}, "`propensity` has 1 values outside"),
+        ({"propensity": 1.0}, "`propensity` has 1 values outside"),
         ({"propensity": 1.2}, "`propensity` has 1 values outside"),
         ({"sample_weights": -1.0}, "`sample_weights` has 1 negative"),
     ],
@@ -294,10 +281,35 @@ def test_bad_shapes_and_designs_are_refused():
         fit(X, Y, np.zeros(len(Y)), site)
     with pytest.raises(EstimationError, match="no columns"):
         fit(np.empty((480, 0)), Y, W, site)
+    with pytest.raises(EstimationError, match="no columns"):
+        fit(replace(X, site=X.site[:, :0], unit=X.unit[:, :0], names=(), blocks=()), Y, W, site)
+    with pytest.raises(EstimationError, match="`Y_hat` has 3 rows"):
+        fit(X, Y, W, site, Y_hat=np.zeros(3))
+    with pytest.raises(EstimationError, match="`W_hat` has 480 NaN"):
+        fit(X, Y, W, site, W_hat=np.nan)
     infinite = X.gather()
     infinite[3, 2] = np.inf
     with pytest.raises(EstimationError, match=r"1 infinite values .*x_2"):
         fit(infinite, Y, W, site)
+
+
+def test_matrices_that_are_none_are_refused():
+    X, Y, W, site, _ = village_trial(p_unit=0)
+    matrix = X.gather()
+    for wrong, message in [
+        (matrix[:, 0], r"1 dimension\(s\), 2 are needed. Reshape"),
+        (csr_array(matrix), "sparse, which is not supported"),
+        (matrix + 1j, "Complex data not supported"),
+    ]:
+        with pytest.raises(EstimationError, match=message):
+            fit(wrong, Y, W, site)
+        with pytest.raises(EstimationError, match=message):
+            fit(X, Y, W, site).predict(wrong)
+    with pytest.raises(EstimationError, match="holds its own site_index"):
+        fit(X, Y, W, site, site_index=site)
+    with pytest.raises(EstimationError, match=r"`site_index` must lie in \[0, 60\)"):
+        fit(X.site, Y, W, site, site_index=site + 1)
+    assert issubclass(EstimationError, ValueError)  # what scikit-learn's searches and checks expect of bad input
 
 
 @pytest.mark.parametrize(

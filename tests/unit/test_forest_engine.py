@@ -8,7 +8,7 @@ import pytest
 from eo_cate.estimators.forest import draws
 from eo_cate.estimators.forest import grow as engine
 from eo_cate.estimators.forest.bins import fit_bins
-from eo_cate.estimators.forest.grow import Rules, grow_forest, leave_out
+from eo_cate.estimators.forest.grow import Rules, grow_forest
 from eo_cate.estimators.forest.rows import FeatureBins, distinct_rows, fit_feature_bins, make_rows, rows_of, sum_moments
 from eo_cate.types import FeatureBlocks
 
@@ -208,29 +208,6 @@ def test_bins_part_neighbours_and_never_ties():
     )
     doubled = fit_bins(np.vstack([X, X[:100], X[:100]]))
     assert np.array_equal(doubled.cuts, bins.cuts)
-
-
-def test_leave_out_columns_do_not_know_of_each_other_and_leave_their_group_out():
-    rng = np.random.default_rng(0)
-    n, p = 120, 8
-    X, u = rng.standard_normal((n, p)).astype(np.float32), rng.standard_normal((n, 4))
-    group = np.repeat(np.arange(60), 2)
-    rows = make_rows(np.arange(n), np.arange(n), group, np.ones(n))
-    moments = sum_moments(rows, u[:, 0], np.zeros(n), np.ones(n), (np.ones(n),) * 2)
-    rules = Rules(False, 5.0, 0.05, 0.5, 0.5, None, None)
-    codes = fit_bins(X).encode(X)
-
-    def predict(values, threads=1):
-        return leave_out(codes, rows, moments, rules, values, num_trees=200, seed=1, num_threads=threads)
-
-    together = predict(u)
-    assert np.array_equal(together[:, [2]], predict(np.ascontiguousarray(u[:, [2]])))
-    assert np.array_equal(together, predict(u, threads=2))
-    changed = u.copy()
-    changed[10:12] += 50.0  # group 5
-    moved = predict(changed)
-    assert np.array_equal(moved[10:12], together[10:12])
-    assert np.abs(moved - together).max() > 1.0
 
 
 @pytest.mark.parametrize("is_causal", [True, False])

@@ -97,7 +97,7 @@ def test_bad_input_of_the_regression_forest_is_refused():
         RegressionForest(2).fit(X, np.where(np.arange(len(Y)) == 3, np.nan, Y), groups=group)
     with pytest.raises(EstimationError, match="`flip_unit` holds 5 groups"):
         RegressionForest(2).leave_out_predictions(X.site, np.ones(80), flip_unit=np.arange(80) % 5)
-    with pytest.raises(EstimationError, match="`u` has 79 rows"):
+    with pytest.raises(EstimationError, match=r"`u` has shape \(79,\)"):
         RegressionForest(2).leave_out_predictions(X.site, np.ones(79), flip_unit=np.arange(80))
     with pytest.raises(EstimationError, match="not fitted"):
         RegressionForest(2).oob()

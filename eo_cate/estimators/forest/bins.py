@@ -15,6 +15,7 @@ from eo_cate.types import FloatArray
 MOST_BINS = 255
 MISSING = 255
 _PAD = np.inf
+_BLOCK = 128
 _ONE = np.uint64(1)
 
 Codes = NDArray[np.uint8]
@@ -46,15 +47,26 @@ def fit_bins(X: NDArray[Any]) -> Bins:
     not move them: rows of sites and rows of their units give the same bins.
     """
     cuts = np.full((X.shape[1], MOST_BINS), _PAD)
-    for j in range(X.shape[1]):
-        column = np.sort(X[:, j].astype(np.float32))  # NaN last
-        distinct = column[np.append(True, column[1:] > column[:-1])] if len(column) else column
-        distinct = distinct[~np.isnan(distinct)].astype(np.float64)
-        num_bins = min(len(distinct), MOST_BINS)
-        if num_bins > 1:
-            last = (np.arange(1, num_bins) * len(distinct)) // num_bins - 1
-            cuts[j, : num_bins - 1] = (distinct[last] + distinct[last + 1]) / 2
+    for first in range(0, X.shape[1], _BLOCK):
+        columns = np.sort(np.ascontiguousarray(X[:, first : first + _BLOCK].T, dtype=np.float32), axis=1)  # NaN last
+        plain = (columns[:, 1:] > columns[:, :-1]).all(axis=1) if len(X) else np.zeros(len(columns), dtype=bool)
+        cuts[first : first + _BLOCK][plain] = _cut(columns[plain].astype(np.float64))
+        for j in np.flatnonzero(~plain):
+            column = columns[j]
+            distinct = column[np.append(True, column[1:] > column[:-1])] if len(column) else column
+            distinct = distinct[~np.isnan(distinct)].astype(np.float64)
+            cuts[first + j] = _cut(distinct[None])[0]
     return Bins(cuts)
+
+
+def _cut(distinct: FloatArray) -> FloatArray:
+    """Cuts of columns of equally many distinct values, (columns, values) -> (columns, 255)."""
+    number = distinct.shape[1]
+    cuts, num_bins = np.full((len(distinct), MOST_BINS), _PAD), min(number, MOST_BINS)
+    if num_bins > 1:
+        last = (np.arange(1, num_bins) * number) // num_bins - 1
+        cuts[:, : num_bins - 1] = (distinct[:, last] + distinct[:, last + 1]) / 2
+    return cuts
 
 
 @kernel

@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from eo_cate.errors import EstimationError, EvaluationError
-from eo_cate.estimators.features import check_features, check_same_features
+from eo_cate.estimators.features import UnfittedError, check_same_features, to_blocks
+from eo_cate.estimators.forest.arguments import Units, check_refits, check_units
 from eo_cate.estimators.forest.options import MIN_GROUPS, ForestOptions, check_feature_weights
 from eo_cate.stats import checks
-from eo_cate.types import FeatureBlocks, FloatArray, IntArray, as_blocks
+from eo_cate.types import FeatureBlocks, FloatArray, IntArray
 
 if TYPE_CHECKING:
     from eo_cate.estimators.forest.grow import Trees
@@ -38,7 +39,10 @@ class OobPrediction:
 
 @dataclass(frozen=True)
 class Fitted:
-    """What predictions need of a fit: bins, trees, and the codes of the training rows for those out of bag."""
+    """What predictions need of a fit: bins, trees, and the codes of the training rows for those out of bag.
+
+    ``rows`` and ``weights`` (of units) are what refits need too; a file holds neither.
+    """
 
     bins: FeatureBins
     trees: Trees
@@ -48,14 +52,8 @@ class Fitted:
     Y_hat: FloatArray
     W_hat: FloatArray
     blocks: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class _Units:
-    Y: FloatArray
-    W: FloatArray
-    weights: FloatArray
-    codes: IntArray
+    rows: Rows | None = None
+    weights: FloatArray | None = None
 
 
 class CausalForest(ForestOptions):
@@ -157,9 +155,8 @@ class CausalForest(ForestOptions):
         from eo_cate.estimators.forest import grow, rows
 
         self._check_options()
-        blocks = _blocks_of(X, site_index)
-        check_features(blocks)
-        units = _check_units(len(blocks), Y, W, sample_weights, groups, self.min_node_size)
+        blocks = to_blocks(X, site_index)
+        units = check_units(len(blocks), Y, W, sample_weights, groups, self.min_node_size)
         chances = check_feature_weights(self.feature_weights, blocks.shape[1])
         centre_W = self._centre_treatment(blocks, units, propensity, W_hat)
         is_known = propensity is not None or W_hat is not None
@@ -176,7 +173,9 @@ class CausalForest(ForestOptions):
         )
         if not (trees.nodes[:, 0] >= 0).any():
             logger.warning("no feature could be split on: tau_hat is the same, the average effect, everywhere")
-        self.set_fitted(Fitted(bins, trees, codes, made.group, made.of_unit, centre_Y, centre_W, blocks.blocks))
+        self.set_fitted(
+            Fitted(bins, trees, codes, made.group, made.of_unit, centre_Y, centre_W, blocks.blocks, made, units.weights)
+        )
         return self
 
     @overload
@@ -199,8 +198,7 @@ class CausalForest(ForestOptions):
         from eo_cate.estimators.forest import predict, rows
 
         fitted = self.require_fitted()
-        blocks = as_blocks(X)
-        check_features(blocks)
+        blocks = to_blocks(X)
         check_same_features(blocks, fitted.bins.names, by_name=isinstance(X, FeatureBlocks))
         first, place = rows.distinct_rows(blocks)
         codes = fitted.bins.encode(blocks, first)
@@ -226,6 +224,51 @@ class CausalForest(ForestOptions):
         place = fitted.row_of_unit
         _report_gaps(tau_hat[place])
         return OobPrediction(tau_hat[place], errors[place], fitted.Y_hat, fitted.W_hat)
+
+    def refit_many(self, Y_res: ArrayLike, W_res: ArrayLike, *, W_raw: ArrayLike) -> FloatArray:
+        """Out-of-bag tau_hat of the forests of other outcomes and treatments on the same X, groups and weights.
+
+        For re-randomisation and bootstraps: bins, bags, halves and seeds are those of `fit`, with the options of now.
+        Column b is, bit for bit, ``oob().tau_hat`` after a fit in which Y - Y_hat, W - W_hat and W are ``Y_res[:, b]``,
+        ``W_res[:, b]`` and ``W_raw[:, b]``. No tree is kept.
+
+        Parameters
+        ----------
+        Y_res, W_res : (n, B), or (n,) for all refits
+            Centred outcomes and centred treatments, any real numbers: sign flips of W - W_hat are no treatment.
+        W_raw : (n, B), or (n,) for all refits
+            0 or 1: the arms that ``min_node_size`` counts.
+
+        Returns
+        -------
+        (n, B) float64; NaN where no tree, or no variation of ``W_res``, speaks for the unit.
+
+        Raises
+        ------
+        EstimationError
+            Before `fit`, for a forest read from a file, and naming what is wrong with an argument.
+        """
+        from eo_cate.estimators.forest import estimates, grow, rows
+
+        fitted = self.require_fitted()
+        made, weights = fitted.rows, fitted.weights
+        if made is None or weights is None:
+            raise EstimationError("this CausalForest comes from a file, which keeps no weights of units: `fit` it anew")
+        Y, T, arms = check_refits(Y_res, W_res, W_raw, weights)
+        p = fitted.row_codes.shape[1]
+        found = grow.refit_means(
+            fitted.row_codes,
+            made,
+            lambda b: rows.sum_moments(made, Y[b], T[b], weights, (arms[b], 1 - arms[b])),
+            np.zeros(len(Y)),
+            self._rules(grow, is_causal=True, feature_weights=check_feature_weights(self.feature_weights, p)),
+            num_sums=fitted.trees.means.shape[1],
+            num_trees=self.num_trees,
+            seed=self.seed,
+            num_threads=self.num_threads,
+        )
+        tau_hat = estimates.solve_effect(found.reshape(-1, found.shape[2])).reshape(found.shape[:2])
+        return tau_hat[fitted.row_of_unit]
 
     def variable_importance(self, *, by: Literal["feature", "block"] = "feature") -> dict[str, float]:
         """Share of early splits by feature, or summed by block (a scale, tabular): grf's definition, of sum 1.
@@ -269,11 +312,11 @@ class CausalForest(ForestOptions):
     def require_fitted(self) -> Fitted:
         """The state of `fit`, or an EstimationError."""
         if self._fitted is None:
-            raise EstimationError("this CausalForest is not fitted: call `fit` first")
+            raise UnfittedError("this CausalForest is not fitted: call `fit` first")
         return self._fitted
 
     def _centre_treatment(
-        self, X: FeatureBlocks, units: _Units, propensity: ArrayLike | None, W_hat: ArrayLike | None
+        self, X: FeatureBlocks, units: Units, propensity: ArrayLike | None, W_hat: ArrayLike | None
     ) -> FloatArray:
         if propensity is not None and W_hat is not None:
             raise EstimationError("both `propensity` and `W_hat` are given: a known propensity is not to be estimated")
@@ -288,7 +331,7 @@ class CausalForest(ForestOptions):
         return self._regress(X, units.W, units)
 
     def _centre_outcome(
-        self, X: FeatureBlocks, units: _Units, Y_hat: ArrayLike | Literal["forest"] | None
+        self, X: FeatureBlocks, units: Units, Y_hat: ArrayLike | Literal["forest"] | None
     ) -> FloatArray:
         n = len(units.Y)
         if isinstance(Y_hat, str):
@@ -301,19 +344,11 @@ class CausalForest(ForestOptions):
         except EvaluationError as error:
             raise EstimationError(str(error)) from error
 
-    def _regress(self, X: FeatureBlocks, values: FloatArray, units: _Units) -> FloatArray:
+    def _regress(self, X: FeatureBlocks, values: FloatArray, units: Units) -> FloatArray:
         from eo_cate.estimators.forest.regression_forest import RegressionForest
 
         forest = RegressionForest(seed=self.seed, num_threads=self.num_threads)
         return forest.fit(X, values, sample_weights=units.weights, groups=units.codes).oob()
-
-
-def _blocks_of(X: FeatureBlocks | NDArray[Any], site_index: ArrayLike | None) -> FeatureBlocks:
-    if site_index is None:
-        return as_blocks(X)
-    if isinstance(X, FeatureBlocks):
-        raise EstimationError("`X` holds its own site_index: give `site_index` only with a matrix of unique sites")
-    return FeatureBlocks.from_array(X, site_index=np.asarray(site_index, dtype=np.int64))
 
 
 def _check_groups(rows: Rows) -> None:
@@ -330,19 +365,3 @@ def _report_gaps(tau_hat: FloatArray) -> None:
         logger.warning(
             "%d of %d units have no tau_hat: no tree, or no variation of W, speaks for them", gaps, len(tau_hat)
         )
-
-
-def _check_units(n: int, Y: Any, W: Any, sample_weights: Any, groups: Any, min_node_size: int) -> _Units:
-    try:
-        outcome, treatment = checks.vector("Y", Y, length=n), checks.treatment_vector(W, n)
-        weights = checks.weights_vector(sample_weights, n)
-        codes, _ = checks.group_codes(groups, n)
-    except EvaluationError as error:
-        raise EstimationError(str(error)) from error
-    used = int((weights > 0).sum())
-    if used < 4 * min_node_size:
-        raise EstimationError(f"`Y` has {used} units with weight: fewer than 4 x `min_node_size` ({4 * min_node_size})")
-    treated = int(treatment[weights > 0].sum())
-    if treated in (0, used):
-        raise EstimationError(f"`W` has {treated} treated units of {n}: both arms are needed to learn an effect")
-    return _Units(Y=outcome, W=treatment, weights=weights / weights.mean(), codes=codes)

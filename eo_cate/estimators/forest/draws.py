@@ -6,43 +6,43 @@ from typing import Any
 
 import numpy as np
 
-from eo_cate.estimators.forest.jit import kernel
+from eo_cate.estimators.forest.jit import bare, kernel
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1, _MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _ONE = np.uint64(1)
 
 
-@kernel
+@bare
 def _mix(z: Any) -> Any:
     z = (z ^ (z >> np.uint64(30))) * _MIX_1
     z = (z ^ (z >> np.uint64(27))) * _MIX_2
     return z ^ (z >> np.uint64(31))
 
 
-@kernel
+@bare
 def derive(seed: Any, label: Any) -> Any:
     """Seed of a part (a bag, a tree, a node's side) of what ``seed`` stands for."""
     return _mix(seed + (np.uint64(label) + _ONE) * _GOLDEN)
 
 
-@kernel
+@bare
 def _next(state: Any) -> Any:
     state[0] += _GOLDEN
     return _mix(state[0])
 
 
-@kernel
+@bare
 def _below(state: Any, bound: Any) -> Any:
     return np.int64(((_next(state) >> np.uint64(32)) * np.uint64(bound)) >> np.uint64(32))
 
 
-@kernel
+@bare
 def _uniform(state: Any) -> Any:
     return np.float64(_next(state) >> np.uint64(11)) * 2.0**-53
 
 
-@kernel
+@bare
 def _shuffle_first(state: Any, items: Any, number: Any) -> None:
     """Put a random choice of ``number`` items, in random order, at the start."""
     size = len(items)
@@ -51,29 +51,30 @@ def _shuffle_first(state: Any, items: Any, number: Any) -> None:
         items[k], items[j] = items[j], items[k]
 
 
-@kernel
+@bare
 def draw_number(state: Any, number_cdf: Any) -> Any:
     """How many features a node tries."""
     return min(np.searchsorted(number_cdf, _uniform(state), side="right"), len(number_cdf) - 1) + 1
 
 
-@kernel
+@bare
 def draw_uniform(state: Any, order: Any, swaps: Any, drawn: Any, number: Any) -> Any:
     """Features without replacement; ``order`` is 0..p-1 before and after."""
     p = len(order)
-    for k in range(number):
-        j = k + _below(state, p - k)
+    for k in range(np.uint64(number)):
+        j = k + np.uint64(_below(state, p - np.int64(k)))
         swaps[k] = j
         order[k], order[j] = order[j], order[k]
-    for k in range(number):
+    for k in range(np.uint64(number)):
         drawn[k] = order[k]
-    for k in range(number - 1, -1, -1):
-        j = swaps[k]
-        order[k], order[j] = order[j], order[k]
+    for k in range(np.uint64(number)):
+        back = np.uint64(number) - _ONE - k
+        j = np.uint64(swaps[back])
+        order[back], order[j] = order[j], order[back]
     return number
 
 
-@kernel
+@bare
 def draw_weighted(state: Any, cumulative: Any, marked: Any, keys: Any, drawn: Any, number: Any) -> Any:
     """One feature after the other with probability proportional to its weight among those left.
 

@@ -18,7 +18,9 @@ from eo_cate.estimators.forest.jit import announce_compilation
 from eo_cate.estimators.forest.rows import Rows, align_rows
 from eo_cate.types import BoolArray, FloatArray, IntArray
 
-_BLOCK_OF_BAGS = 8
+_LEAST_BAGS, _MOST_BAGS, _BLOCKS_PER_THREAD = 4, 64, 8
+_MOST_MOMENTS = 2**18
+"""Rows times refits at a time: 16 MB of moments."""
 
 
 @dataclass(frozen=True)
@@ -104,38 +106,61 @@ def grow_forest(
         grown: tuple[Any, ...] = kernels.grow_bags(*args)
         return grown
 
-    parts = run_threads(work, blocks_of(num_trees // 2, _BLOCK_OF_BAGS), num_threads)
+    bags = num_trees // 2
+    size = int(np.clip(bags // (_BLOCKS_PER_THREAD * num_threads), _LEAST_BAGS, _MOST_BAGS))
+    parts = run_threads(work, blocks_of(bags, size), num_threads)
     in_bag, nodes, cuts, means, counts = (np.concatenate(part) for part in zip(*parts, strict=True))
     starts = np.vstack([np.zeros((1, 2), dtype=np.int64), np.cumsum(counts, axis=0)])
     return Trees(nodes, cuts, means, starts[:, 0].copy(), starts[:, 1].copy(), in_bag)
 
 
-def leave_out(
+def refit_means(
     codes: Codes,
     rows: Rows,
-    moments: FloatArray,
+    moments_of: Callable[[int], FloatArray],
+    centres: FloatArray,
     rules: Rules,
-    u: FloatArray,
     *,
+    num_sums: int,
     num_trees: int,
     seed: int,
     num_threads: int,
 ) -> FloatArray:
-    """Out-of-bag predictions of each column of ``u`` (R, B) by regression trees on the same bags and seeds, (R, B)."""
-    plan = _make_plan(codes, rows, moments, rules, seed)
+    """Out-of-bag means of the first ``num_sums`` leaf moments of B forests on the same bins, bags and seeds.
 
-    def work(bags: IntArray) -> tuple[Any, ...]:
-        data = (*plan.data[:2], align_rows(moments), *plan.data[3:])
-        args = data, plan.rules, plan.draws, len(rows.start) - 1, bags, plan.most_rows, plan.most_leaves, u
-        found: tuple[Any, ...] = kernels.leave_out_sums(*args)
+    Parameters
+    ----------
+    codes : (R, p) uint8
+    rows : Rows
+    moments_of : callable
+        Moments (R, 8) of refit b; taken a few at a time.
+    centres : (B,)
+        What the outcomes of each refit were centred at, and what is added to them again.
+    rules, num_trees, seed, num_threads
+        As in `grow_forest`.
+
+    Returns
+    -------
+    (R, B, num_sums) float64, NaN where no bag answers; bit for bit what `mean_moments` gives for each forest alone.
+    """
+    plan = _make_plan(codes, rows, moments_of(0), rules, seed)
+
+    def work(columns: IntArray) -> tuple[FloatArray, IntArray]:
+        moments = align_rows(np.stack([moments_of(int(b)) for b in columns]))
+        least = np.array([_least_score(own) for own in moments])
+        found: tuple[FloatArray, IntArray] = kernels.refit_sums(
+            plan.data, plan.rules, plan.draws, rows.group, len(rows.start) - 1, num_trees // 2, plan.most_rows,
+            plan.most_leaves, moments, least, centres[columns], num_sums,
+        )  # fmt: skip
         return found
 
-    sums = np.zeros((*u.shape, 2))
-    for part, _ in run_threads(work, blocks_of(num_trees // 2, 4 * _BLOCK_OF_BAGS), num_threads):
-        sums += part
+    share = -(-len(centres) // num_threads)
+    size = int(np.clip(_MOST_MOMENTS // max(len(codes), 1), 1, share))
+    parts = run_threads(work, blocks_of(len(centres), size), num_threads)
+    sums, answers = np.concatenate([part[0] for part in parts], axis=1), parts[0][1]
     with np.errstate(invalid="ignore", divide="ignore"):
-        predictions: FloatArray = sums[:, :, 1] / sums[:, :, 0]
-    return predictions
+        sums /= (2 * answers)[:, None, None]
+    return sums
 
 
 def _make_plan(codes: Codes, rows: Rows, moments: FloatArray, rules: Rules, seed: int) -> _Plan:
@@ -150,9 +175,9 @@ def _make_plan(codes: Codes, rows: Rows, moments: FloatArray, rules: Rules, seed
     units = np.sort(np.bincount(rows.group, weights=moments[:, 5:7].sum(axis=1) / 2))[::-1]
     most_rows = int(sizes[: max(split_size, bag_size - split_size)].sum())
     most_leaves = 1 + min(most_rows, int(units[:split_size].sum() / rules.min_count))
-    data = (codes, np.ascontiguousarray(codes.T), moments, (codes == MISSING).any(axis=0), *_site_codes(codes, rows))
-    least_score = 1e-18 * _outcome_scale(moments)
-    settings = (rules.is_causal, _number_cdf(mtry, p), cumulative, float(rules.min_count), rules.alpha, least_score)
+    data = (codes, np.ascontiguousarray(codes.T), moments, codes.max(axis=0) == MISSING, *_site_codes(codes, rows))
+    least = _least_score(moments)
+    settings = (rules.is_causal, _number_cdf(mtry, p), cumulative, float(rules.min_count), rules.alpha, least)
     draws = (np.uint64(seed), rows.active, rows.start, bag_size, split_size)
     return _Plan(data, settings, draws, most_rows, most_leaves)
 
@@ -167,9 +192,9 @@ def _site_codes(codes: Codes, rows: Rows) -> tuple[NDArray[np.uint32], int, Code
     return site.astype(np.uint32), rows.num_shared, shared, np.ascontiguousarray(shared.T)
 
 
-def _outcome_scale(moments: FloatArray) -> float:
-    """Sum of squares of the rows' outcomes: scores below a tiny part of it are rounding."""
-    return float((moments[:, 1] ** 2).sum())
+def _least_score(moments: FloatArray) -> float:
+    """A tiny part of the sum of squares of the rows' outcomes: scores below it are rounding."""
+    return 1e-18 * float((moments[:, 1] ** 2).sum())
 
 
 def _number_cdf(mtry: int, p: int) -> FloatArray:
@@ -181,7 +206,7 @@ def _number_cdf(mtry: int, p: int) -> FloatArray:
 
 
 def blocks_of(number: int, size: int) -> list[IntArray]:
-    """0..number-1 in blocks; their size must not depend on the number of threads."""
+    """0..number-1 in blocks; where sums are taken over blocks, their size must not depend on the number of threads."""
     every = np.arange(number, dtype=np.int64)
     return [every[first : first + size] for first in range(0, number, size)]
 

@@ -21,7 +21,7 @@ from eo_cate.estimators.forest.draws import (
     draw_uniform,
     draw_weighted,
 )
-from eo_cate.estimators.forest.jit import LANES, NUM_VALUES, WIDTH, kernel
+from eo_cate.estimators.forest.jit import BLOCK, LANES, NUM_VALUES, WIDTH, bare, kernel
 from eo_cate.estimators.forest.nodes import (
     COUNT_A,
     COUNT_B,
@@ -41,7 +41,7 @@ LEAF = -1
 _CODES = 256
 
 
-@kernel
+@bare
 def _partition(
     rows: Any,
     low: Any,
@@ -65,7 +65,7 @@ def _partition(
     return middle
 
 
-@kernel
+@bare
 def _grow_tree(
     data: Any,
     rules: Any,
@@ -193,10 +193,12 @@ def _make_scratch(num_rows: Any, num_runs: Any, p: Any, most_drawn: Any) -> Any:
         np.zeros((num_rows + num_runs, NUM_VALUES)),
         (
             np.zeros(4, np.uint64),
-            np.empty(LANES, np.uint64),
+            np.zeros(_CODES + LANES, np.uint8),
+            np.zeros((_CODES + BLOCK, NUM_VALUES)),
             np.zeros((_CODES, NUM_VALUES)),
-            np.empty((2, _CODES)),
-            np.empty(_CODES + 1, np.int64),
+            np.zeros((_CODES + BLOCK, NUM_VALUES)),
+            np.empty((1, NUM_VALUES)),
+            np.zeros(4, np.uint64),
         ),
         np.empty(num_rows, np.uint32),
         np.empty((num_rows + 2, 5), np.int64),
@@ -264,7 +266,7 @@ def grow_bags(
     )
 
 
-@kernel
+@bare
 def walk(nodes: Any, cuts: Any, codes: Any, row: Any) -> Any:
     """Leaf of a row in one tree."""
     k = 0
@@ -276,71 +278,62 @@ def walk(nodes: Any, cuts: Any, codes: Any, row: Any) -> Any:
 
 
 @kernel
-def leave_out_sums(
+def refit_sums(
     data: Any,
     rules: Any,
     draws: Any,
+    group: Any,
     num_groups: Any,
-    bags: Any,
+    num_bags: Any,
     most_rows: Any,
     most_leaves: Any,
-    u: Any,
+    moments: Any,
+    least_scores: Any,
+    centres: Any,
+    num_sums: Any,
 ) -> Any:
-    """Out-of-bag sums over the trees of these bags of (omega, omega u) leaf means, (rows, B, 2), and trees (rows,).
+    """Out-of-bag sums of leaf means over the trees, in their order, (rows, B, num_sums), and bags that answer (rows,).
 
-    Every column of ``u`` sees the same bags, halves and seeds. ``data[2]`` is changed: its outcomes are those of the
-    column at work.
+    Each of the B refits has its own ``moments`` (B, rows, 8) and least score, in place of those of ``data`` and
+    ``rules``, and the number that its outcomes were centred at; bags, halves and seeds are the same for all.
     """
     seed, active, start, bag_size, split_size = draws
-    codes, moments = data[0], data[2]
-    scratch = _make_scratch(most_rows, len(data[6]), codes.shape[1], len(rules[1]))
-    split_rows, estimation_rows = (
-        np.empty(most_rows, np.uint32),
-        np.empty(most_rows, np.uint32),
-    )
-    split_again, estimation_again = (
-        np.empty(most_rows, np.uint32),
-        np.empty(most_rows, np.uint32),
-    )
-    nodes, cuts = (
-        np.empty((2 * most_leaves, 2), np.int32),
-        np.zeros((2 * most_leaves, 2), np.uint8),
-    )
+    codes, columns, _, has_missing, sites, num_shared, site_codes, site_columns = data
+    is_causal, number_cdf, cumulative, min_count, alpha, _ = rules
+    scratch = _make_scratch(most_rows, len(site_codes), codes.shape[1], len(number_cdf))
+    split_rows, estimation_rows = np.empty(most_rows, np.uint32), np.empty(most_rows, np.uint32)
+    split_again, estimation_again = np.empty(most_rows, np.uint32), np.empty(most_rows, np.uint32)
+    nodes, cuts = np.empty((2 * most_leaves, 2), np.int32), np.zeros((2 * most_leaves, 2), np.uint8)
     means = np.empty((most_leaves, 5))
-    num_columns = u.shape[1]
-    sums, trees = np.zeros((len(u), num_columns, 2)), np.zeros(len(u), np.int64)
-    outside = np.empty(len(u), np.int64)
+    sums, answers = np.zeros((len(group), len(moments), num_sums)), np.zeros(len(group), np.int64)
+    outside = np.empty(len(group), np.int64)
     in_bag = np.zeros(num_groups, np.bool_)
-    for i in range(len(bags)):
-        bag = draw_bag(seed, bags[i], active, bag_size)
+    for i in range(num_bags):
+        bag = draw_bag(seed, i, active, bag_size)
         in_bag[:] = False
         for g in bag:
             in_bag[g] = True
         num_outside = 0
-        for g in range(num_groups):
-            for r in range(start[g], start[g + 1]):
-                if not in_bag[g]:
-                    outside[num_outside] = r
-                    num_outside += 1
-                    trees[r] += 2
+        for r in range(len(group)):
+            if not in_bag[group[r]]:
+                outside[num_outside] = r
+                num_outside += 1
+                answers[r] += 1
         for t in range(2):
-            tree_seed = derive(derive(seed, bags[i]), t + 1)
+            tree_seed = derive(derive(seed, i), t + 1)
             m, q = draw_halves(tree_seed, bag, split_size, start, split_rows, estimation_rows)
-            for b in range(num_columns):
-                split_again[:m], estimation_again[:q] = (
-                    split_rows[:m],
-                    estimation_rows[:q],
-                )
-                for k in range(m):
-                    moments[split_rows[k], Y_SUM] = moments[split_rows[k], OMEGA] * u[split_rows[k], b]
-                for k in range(q):
-                    moments[estimation_rows[k], Y_SUM] = moments[estimation_rows[k], OMEGA] * u[estimation_rows[k], b]
-                _grow_tree(
-                    data, rules, scratch, tree_seed, split_again, m, estimation_again, q, nodes, cuts, means
+            for b in range(len(moments)):
+                split_again[:m], estimation_again[:q] = split_rows[:m], estimation_rows[:q]
+                _, num_leaves = _grow_tree(
+                    (codes, columns, moments[b], has_missing, sites, num_shared, site_codes, site_columns),
+                    (is_causal, number_cdf, cumulative, min_count, alpha, least_scores[b]),
+                    scratch, tree_seed, split_again, m, estimation_again, q, nodes, cuts, means,
                 )  # fmt: skip
+                for leaf in range(num_leaves):
+                    means[leaf, Y_SUM] += centres[b] * means[leaf, OMEGA]
                 for k in range(num_outside):
                     r = outside[k]
                     leaf = walk(nodes, cuts, codes, r)
-                    sums[r, b, 0] += means[leaf, OMEGA]
-                    sums[r, b, 1] += means[leaf, Y_SUM]
-    return sums, trees
+                    for j in range(num_sums):
+                        sums[r, b, j] += means[leaf, j]
+    return sums, answers

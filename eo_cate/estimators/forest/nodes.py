@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from eo_cate.estimators.forest.jit import add_moments, add_values, kernel
+import numpy as np
+
+from eo_cate.estimators.forest.jit import add_moments, add_values, bare
 
 OMEGA, Y_SUM, W_SUM, WY_SUM, WW_SUM, COUNT_A, COUNT_B, UNITS = range(8)
 RHO, WEIGHT, A, B = range(4)
 
 
-@kernel
+@bare
 def sum_rows(moments: Any, rows: Any, low: Any, high: Any, total: Any) -> None:
     """Moments of a node, total[0, :]."""
     total[:] = 0.0
@@ -18,7 +20,7 @@ def sum_rows(moments: Any, rows: Any, low: Any, high: Any, total: Any) -> None:
         add_moments(total, 0, moments, rows[i])
 
 
-@kernel
+@bare
 def causal_values(moments: Any, rows: Any, low: Any, high: Any, node: Any, values: Any) -> Any:
     """Per row (rho, omega, a, b): rho is the gradient score of the node's tau; False where W does not vary."""
     omega, Y, W = node[0, OMEGA], node[0, Y_SUM], node[0, W_SUM]
@@ -37,7 +39,7 @@ def causal_values(moments: Any, rows: Any, low: Any, high: Any, node: Any, value
     return True
 
 
-@kernel
+@bare
 def regression_values(moments: Any, rows: Any, low: Any, high: Any, node: Any, values: Any) -> None:
     """Per row (rho, omega, a, a): rho is the residual at the node's mean."""
     Y_bar = node[0, Y_SUM] / node[0, OMEGA]
@@ -48,7 +50,7 @@ def regression_values(moments: Any, rows: Any, low: Any, high: Any, node: Any, v
         values[i, A] = values[i, B] = moments[r, COUNT_A]
 
 
-@kernel
+@bare
 def sum_sites(sites: Any, moments: Any, values: Any, rows: Any, low: Any, high: Any, runs: Any) -> Any:
     """Sums of the node's rows over each of its sites, whose rows follow each other; returns the number of sites.
 
@@ -68,7 +70,7 @@ def sum_sites(sites: Any, moments: Any, values: Any, rows: Any, low: Any, high: 
     return number
 
 
-@kernel
+@bare
 def divide_features(drawn: Any, number: Any, num_shared: Any, shared: Any, own: Any) -> Any:
     """Drawn features that a site shares, and those that units have of their own, in their order; counts of both."""
     m = k = 0
@@ -82,7 +84,7 @@ def divide_features(drawn: Any, number: Any, num_shared: Any, shared: Any, own: 
     return m, k
 
 
-@kernel
+@bare
 def gather_codes(
     codes: Any,
     columns: Any,
@@ -96,13 +98,14 @@ def gather_codes(
 ) -> None:
     """Codes of the drawn features at the node's rows, out[base + k * size + i], read along whichever side is nearer."""
     num_rows, p = codes.shape
+    begin, length = np.uint64(low), np.uint64(size)  # unsigned: an index that may be negative costs as much as the read
     if number * min(size, num_rows // 64 + 1) <= size * min(number, p // 64 + 1):
         for k in range(number):
-            f = drawn[k]
-            for i in range(size):
-                out[base + k * size + i] = columns[f, rows[low + i]]
+            f, to = np.uint64(drawn[k]), np.uint64(base + k * size)
+            for i in range(length):
+                out[to + i] = columns[f, rows[begin + i]]
     else:
-        for i in range(size):
-            r = rows[low + i]
-            for k in range(number):
-                out[base + k * size + i] = codes[r, drawn[k]]
+        for i in range(length):
+            r, to = rows[begin + i], np.uint64(base) + i
+            for k in range(np.uint64(number)):
+                out[to + k * length] = codes[r, np.uint64(drawn[k])]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from eo_cate.estimators.forest.bins import Codes
 from eo_cate.estimators.forest.estimates import debiased_variance, influence_coefficients, solve_effect
 from eo_cate.estimators.forest.grow import Trees, blocks_of, run_threads
-from eo_cate.estimators.forest.jit import kernel
+from eo_cate.estimators.forest.jit import bare
 from eo_cate.estimators.forest.kernels import walk
 from eo_cate.types import FloatArray, IntArray
 
@@ -78,7 +78,7 @@ def estimate_means(trees: Trees, codes: Codes, *, groups: IntArray | None = None
     return found
 
 
-@kernel
+@bare
 def _sum_leaves(
     nodes: NDArray[Any],
     cuts: NDArray[Any],
@@ -107,7 +107,7 @@ def _sum_leaves(
                 sums[i, j] += means[leaf, j]
 
 
-@kernel
+@bare
 def _sum_squares(means: NDArray[Any], leaves: NDArray[Any], coefficients: NDArray[Any], out: NDArray[Any]) -> None:
     """Sums over bags of (mean of the bag's two r)^2 and of the mean of its two r^2."""
     for b in range(len(leaves) // 2):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -9,14 +10,31 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import RegressorMixin
 
 from eo_cate.errors import EstimationError, EvaluationError
-from eo_cate.estimators.features import check_features, check_same_features
+from eo_cate.estimators.features import UnfittedError, check_same_features, to_blocks
+from eo_cate.estimators.forest.arguments import check_columns
 from eo_cate.estimators.forest.options import MIN_GROUPS, ForestOptions, check_feature_weights
 from eo_cate.stats import checks
-from eo_cate.types import FeatureBlocks, FloatArray, IntArray, as_blocks
+from eo_cate.types import FeatureBlocks, FloatArray
 
 if TYPE_CHECKING:
     from eo_cate.estimators.forest.grow import Trees
-    from eo_cate.estimators.forest.rows import FeatureBins
+    from eo_cate.estimators.forest.rows import FeatureBins, Rows
+
+
+@dataclass(frozen=True)
+class _Posed:
+    """Features, groups and weights of the units: what refits share."""
+
+    bins: FeatureBins
+    rows: Rows
+    codes: NDArray[np.uint8]
+    weights: FloatArray
+
+    @property
+    def counts(self) -> tuple[FloatArray, FloatArray]:
+        """Both counts that a child must keep are of units."""
+        ones = np.ones(len(self.weights))
+        return ones, ones
 
 
 class RegressionForest(RegressorMixin, ForestOptions):  # type: ignore[misc, unused-ignore]
@@ -34,7 +52,7 @@ class RegressionForest(RegressorMixin, ForestOptions):  # type: ignore[misc, unu
         As in `CausalForest`.
     """
 
-    _fitted: tuple[FeatureBins, Trees, NDArray[np.uint8], IntArray, IntArray] | None = None
+    _fitted: tuple[_Posed, Trees] | None = None
 
     def __init__(
         self,
@@ -85,50 +103,64 @@ class RegressionForest(RegressorMixin, ForestOptions):  # type: ignore[misc, unu
         """
         from eo_cate.estimators.forest import grow, rows
 
-        blocks, outcome, weights, codes = self._check(X, Y, sample_weights, groups, "groups")
-        bins = rows.fit_feature_bins(blocks)
-        made = rows.rows_of(blocks, codes, weights)
-        row_codes = bins.encode(blocks, made.first)
-        ones = np.ones(len(outcome))
-        mean = np.average(outcome, weights=weights)
-        moments = rows.sum_moments(made, outcome - mean, 0 * ones, weights, (ones, ones))
+        posed = self._pose(X, sample_weights, groups, "groups")
+        outcome = _vector("Y", Y, len(posed.weights))
+        mean = np.average(outcome, weights=posed.weights)
+        moments = rows.sum_moments(posed.rows, outcome - mean, 0 * outcome, posed.weights, posed.counts)
         trees = grow.grow_forest(
-            row_codes,
-            made,
+            posed.codes,
+            posed.rows,
             moments,
-            self._rules(
-                grow, is_causal=False, feature_weights=check_feature_weights(self.feature_weights, blocks.shape[1])
-            ),
+            self._regression_rules(posed),
             num_trees=self.num_trees,
             seed=self.seed,
             num_threads=self.num_threads,
         )
         trees.means[:, 1] += mean * trees.means[:, 0]
-        self._fitted = bins, trees, row_codes, made.group, made.of_unit
-        self.n_features_in_ = blocks.shape[1]
+        self._fitted = posed, trees
+        self.n_features_in_ = posed.codes.shape[1]
         return self
 
     def predict(self, X: FeatureBlocks | NDArray[Any]) -> FloatArray:
         """E[Y | x] of units of other groups, shape (n,)."""
         from eo_cate.estimators.forest import predict, rows
 
-        if self._fitted is None:
-            raise EstimationError("this RegressionForest is not fitted: call `fit` first")
-        bins, trees = self._fitted[:2]
-        blocks = as_blocks(X)
-        check_features(blocks)
-        check_same_features(blocks, bins.names, by_name=isinstance(X, FeatureBlocks))
+        posed, trees = self._require_fitted()
+        blocks = to_blocks(X)
+        check_same_features(blocks, posed.bins.names, by_name=isinstance(X, FeatureBlocks))
         first, place = rows.distinct_rows(blocks)
-        return predict.estimate_means(trees, bins.encode(blocks, first), num_threads=self.num_threads)[place]
+        return predict.estimate_means(trees, posed.bins.encode(blocks, first), num_threads=self.num_threads)[place]
 
     def oob(self) -> FloatArray:
         """Out-of-bag predictions of the training units, (n,): from the bags that leave the unit's group out."""
         from eo_cate.estimators.forest import predict
 
-        if self._fitted is None:
-            raise EstimationError("this RegressionForest is not fitted: call `fit` first")
-        _, trees, row_codes, group, of_unit = self._fitted
-        return predict.estimate_means(trees, row_codes, groups=group, num_threads=self.num_threads)[of_unit]
+        posed, trees = self._require_fitted()
+        found = predict.estimate_means(trees, posed.codes, groups=posed.rows.group, num_threads=self.num_threads)
+        return found[posed.rows.of_unit]
+
+    def refit_many(self, u: ArrayLike) -> FloatArray:
+        """Out-of-bag predictions of the forests of other outcomes on the same X, groups, weights, bags and seeds.
+
+        Column b is, bit for bit, ``oob()`` after ``fit`` with Y = u[:, b]. No tree is kept.
+
+        Parameters
+        ----------
+        u : (n,) or (n, B)
+
+        Returns
+        -------
+        float64 of the shape of u; NaN where no bag leaves the unit's group out.
+
+        Raises
+        ------
+        EstimationError
+            Before `fit`, and naming what is wrong with ``u``.
+        """
+        posed, _ = self._require_fitted()
+        columns = check_columns("u", u, len(posed.weights))
+        centres = np.array([np.average(own, weights=posed.weights) for own in columns])
+        return self._refit(posed, columns, centres).reshape(np.shape(u))
 
     def leave_out_predictions(
         self,
@@ -140,8 +172,8 @@ class RegressionForest(RegressorMixin, ForestOptions):  # type: ignore[misc, unu
     ) -> FloatArray:
         """Out-of-bag predictions of pseudo-outcomes: what sign-flip draws refit (METHODS.md, section 4).
 
-        Bags and honest halves draw flip units, so a row's prediction never saw its flip unit; every column of ``u``
-        gets the same bins, bags and seeds.
+        Bags and honest halves draw flip units and ``u`` is not centred, so a row's prediction never saw its flip unit;
+        every column of ``u`` gets the same bins, bags and seeds.
 
         Parameters
         ----------
@@ -161,42 +193,56 @@ class RegressionForest(RegressorMixin, ForestOptions):  # type: ignore[misc, unu
         EstimationError
             Naming the argument, what was found and what to change.
         """
+        posed = self._pose(X, weights, flip_unit, "flip_unit")
+        columns = check_columns("u", u, len(posed.weights))
+        return self._refit(posed, columns, np.zeros(len(columns))).reshape(np.shape(u))
+
+    def _refit(self, posed: _Posed, columns: FloatArray, centres: FloatArray) -> FloatArray:
+        """Out-of-bag predictions (n, B) of B columns (B, n), each centred at its number: the one path of refits."""
         from eo_cate.estimators.forest import grow, rows
 
-        values = np.asarray(u, dtype=np.float64)
-        columns = np.ascontiguousarray(values[:, None] if values.ndim == 1 else values)
-        blocks, _, omega, codes = self._check(X, columns.sum(axis=1), weights, flip_unit, "flip_unit")
-        every = np.arange(len(blocks), dtype=np.int64)
-        made = rows.make_rows(every, every, codes, omega)
-        ones = np.ones(len(blocks))
-        moments = rows.sum_moments(made, np.sqrt((columns**2).mean(axis=1)), 0 * ones, omega, (ones, ones))
-        found = grow.leave_out(
-            rows.fit_feature_bins(blocks).encode(blocks, made.first),
-            made,
-            moments,
-            self._rules(
-                grow, is_causal=False, feature_weights=check_feature_weights(self.feature_weights, blocks.shape[1])
-            ),
-            columns[made.first],
+        zeros = np.zeros(columns.shape[1])
+        shared = rows.sum_moments(posed.rows, zeros, zeros, posed.weights, posed.counts)
+
+        def moments_of(b: int) -> FloatArray:
+            own = shared.copy()
+            own[:, 1] = posed.rows.sum(posed.weights * (columns[b] - centres[b]))
+            return own
+
+        found = grow.refit_means(
+            posed.codes,
+            posed.rows,
+            moments_of,
+            centres,
+            self._regression_rules(posed),
+            num_sums=2,
             num_trees=self.num_trees,
             seed=self.seed,
             num_threads=self.num_threads,
         )
-        return found[made.of_unit].reshape(values.shape)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            predictions: FloatArray = found[:, :, 1] / found[:, :, 0]
+        return predictions[posed.rows.of_unit]
 
-    def _check(
-        self,
-        X: FeatureBlocks | NDArray[Any],
-        Y: ArrayLike,
-        weights: ArrayLike | None,
-        groups: ArrayLike | None,
-        name: str,
-    ) -> tuple[FeatureBlocks, FloatArray, FloatArray, IntArray]:
+    def _regression_rules(self, posed: _Posed) -> Any:
+        from eo_cate.estimators.forest import grow
+
+        chances = check_feature_weights(self.feature_weights, posed.codes.shape[1])
+        return self._rules(grow, is_causal=False, feature_weights=chances)
+
+    def _require_fitted(self) -> tuple[_Posed, Trees]:
+        if self._fitted is None:
+            raise UnfittedError("this RegressionForest is not fitted: call `fit` first")
+        return self._fitted
+
+    def _pose(
+        self, X: FeatureBlocks | NDArray[Any], weights: ArrayLike | None, groups: ArrayLike | None, name: str
+    ) -> _Posed:
+        from eo_cate.estimators.forest import rows
+
         self._check_options()
-        blocks = as_blocks(X)
-        check_features(blocks)
+        blocks = to_blocks(X)
         try:
-            outcome = checks.vector("Y" if name == "groups" else "u", Y, length=len(blocks))
             omega = checks.weights_vector(weights, len(blocks))
             codes, _ = checks.group_codes(groups, len(blocks), name=name)
         except EvaluationError as error:
@@ -207,4 +253,13 @@ class RegressionForest(RegressorMixin, ForestOptions):  # type: ignore[misc, unu
                 f"`{name}` holds {active} groups with positive weight, at least {MIN_GROUPS} are needed: "
                 "a forest cannot be grown on so few clusters"
             )
-        return blocks, outcome, omega / omega.mean(), codes
+        bins, omega = rows.fit_feature_bins(blocks), omega / omega.mean()
+        made = rows.rows_of(blocks, codes, omega)
+        return _Posed(bins, made, bins.encode(blocks, made.first), omega)
+
+
+def _vector(name: str, values: ArrayLike, n: int) -> FloatArray:
+    try:
+        return checks.vector(name, values, length=n)
+    except EvaluationError as error:
+        raise EstimationError(str(error)) from error

@@ -7,124 +7,64 @@ from typing import Any
 import numpy as np
 
 from eo_cate.estimators.forest.jit import (
+    BLOCK,
     LANES,
     NUM_VALUES,
     add_values,
+    bare,
     bits_below,
     bits_equal,
+    copy_values,
     count_ones,
-    kernel,
+    inner,
+    neighbours_differ,
+    scan_rows,
     trailing_zeros,
 )
-from eo_cate.estimators.forest.nodes import COUNT_A, COUNT_B, OMEGA, RHO, W_SUM, WEIGHT, WW_SUM, A, B
+from eo_cate.estimators.forest.nodes import COUNT_A, COUNT_B, OMEGA, RHO, W_SUM, WEIGHT, WW_SUM
 
 MISSING = 255
 SLACK = 1e-5
 _ONE = np.uint64(1)
-_LAST_BIT = np.uint64(63)
 
 
-@kernel
-def _rank_rows(gathered: Any, first: Any, size: Any, order: Any, codes: Any) -> None:
+@inner
+def _rank_rows(gathered: Any, first: Any, size: Any, values: Any, offset: Any, ordered: Any, codes: Any) -> None:
     """Rows of up to 64 by code, stable, without a branch: a row's place is the number of codes that come before it."""
     every = ~np.uint64(0) >> np.uint64(LANES - size)
-    for i in range(size):
-        c = gathered[first + i]
-        before = bits_equal(gathered, first, c) & ((_ONE << np.uint64(i)) - _ONE)
+    for i in range(np.uint64(size)):
+        c = gathered[np.uint64(first) + i]
+        before = bits_equal(gathered, first, c) & ((_ONE << i) - _ONE)
         place = count_ones((bits_below(gathered, first, c) & every) | before)
-        order[place] = i
+        copy_values(ordered, place, values, np.uint64(offset) + i)
         codes[place] = c
 
 
-@kernel
-def _cumulate_ranked(
-    values: Any,
-    offset: Any,
-    order: Any,
-    size: Any,
-    gap: Any,
-    missing_left: Any,
-    node: Any,
-    least: Any,
-    sums: Any,
-) -> Any:
-    """Cumulated (rho, weight) after each row in order; returns the range of places that keep the counts.
-
-    ``gap`` rows are missing, and come last; with ``missing_left`` they are added before the first.
-    """
-    total_a, total_b = node[0, COUNT_A], node[0, COUNT_B]
-    rho = weight = a = b = 0.0
-    last = size - 1
-    if missing_left:
-        last -= gap
-        for k in range(size - gap, size):
-            i = order[k] + np.uint64(offset)
-            rho += values[i, RHO]
-            weight += values[i, WEIGHT]
-            a += values[i, A]
-            b += values[i, B]
-    begin = end = 0
-    for k in range(last):
-        i = order[k] + np.uint64(offset)
-        rho += values[i, RHO]
-        weight += values[i, WEIGHT]
-        a += values[i, A]
-        b += values[i, B]
-        sums[0, k], sums[1, k] = rho, weight
-        begin += (a < least) | (b < least)
-        end += (total_a - a >= least) & (total_b - b >= least)
-    return begin, end
-
-
-@kernel
+@bare
 def _fill_bins(gathered: Any, first: Any, size: Any, values: Any, offset: Any, bits: Any, bins: Any) -> None:
     bits[:] = 0
-    for i in range(size):
-        c = gathered[first + i]
-        add_values(bins, c, values, offset + i)
+    for i in range(np.uint64(size)):
+        c = gathered[np.uint64(first) + i]
+        add_values(bins, c, values, np.uint64(offset) + i)
         bits[c >> 6] |= _ONE << np.uint64(c & 63)
 
 
-@kernel
-def _cumulate_bins(
-    bins: Any,
-    bits: Any,
-    missing_left: Any,
-    node: Any,
-    least: Any,
-    sums: Any,
-    codes: Any,
-) -> Any:
-    """Cumulated (rho, weight) after each code that occurs; returns the range of codes that keep the counts."""
-    total_a, total_b = node[0, COUNT_A], node[0, COUNT_B]
-    rho = weight = a = b = 0.0
-    if missing_left:
-        rho, weight, a, b = (
-            bins[MISSING, RHO],
-            bins[MISSING, WEIGHT],
-            bins[MISSING, A],
-            bins[MISSING, B],
-        )
-    k = begin = end = 0
+@inner
+def _list_bins(bins: Any, bits: Any, ordered: Any, codes: Any) -> Any:
+    """Values of the codes that occur, ascending, and how many they are."""
+    k = np.uint64(0)
     for word in range(4):
         left = bits[word]
-        if missing_left and word == 3:
-            left &= ~(_ONE << _LAST_BIT)
         while left != 0:
             c = np.uint64(64 * word) + trailing_zeros(left)
             left &= left - _ONE
-            rho += bins[c, RHO]
-            weight += bins[c, WEIGHT]
-            a += bins[c, A]
-            b += bins[c, B]
-            sums[0, k], sums[1, k], codes[k] = rho, weight, c
-            begin += (a < least) | (b < least)
-            end += (total_a - a >= least) & (total_b - b >= least)
-            k += 1
-    return begin, end
+            copy_values(ordered, k, bins, c)
+            codes[k] = c
+            k += _ONE
+    return np.int64(k)
 
 
-@kernel
+@bare
 def _clear_bins(bins: Any, bits: Any) -> None:
     for word in range(4):
         left = bits[word]
@@ -135,39 +75,54 @@ def _clear_bins(bins: Any, bits: Any) -> None:
                 bins[c, j] = 0.0
 
 
-@kernel
-def _count_better(sums: Any, codes: Any, begin: Any, end: Any, total: Any, bar: Any, denominator: Any) -> Any:
-    """Candidates, between different codes, whose score beats the bar.
+@inner
+def _scan_cuts(
+    ordered: Any, number: Any, gap: Any, missing_left: Any, node: Any, least: Any, best: Any, carry: Any, sums: Any,
+    found: Any,
+) -> Any:  # fmt: skip
+    """Sums of the values up to each of ``number`` places; returns the number of cuts, 0 when none beats ``best``.
 
-    Without branches and with unsigned indices, which cannot be negative: only so is it compiled to vectors.
+    The cuts that beat it and keep the counts are the bits of ``found``, four words. The last ``gap`` places are
+    missing; with ``missing_left`` they come before the first.
     """
-    number: Any = 0
-    for k in range(np.uint64(begin), np.uint64(end)):
-        weight = sums[1, k]
-        beats = sums[0, k] * sums[0, k] * denominator > bar * weight * (total - weight)
-        number += np.int64(beats & (codes[k] != codes[k + _ONE]))
-    return number
+    for j in range(NUM_VALUES):
+        carry[0, j] = 0.0
+    if missing_left:
+        number -= gap
+        for k in range(number, number + gap):
+            for j in range(NUM_VALUES):
+                carry[0, j] += ordered[k, j]
+    any_found, bar = np.uint64(0), best[0] * (1.0 + SLACK)
+    for word in range((number - 1 + LANES - 1) // LANES):
+        bits = np.uint64(0)
+        cuts = min(number - 1 - LANES * word, LANES)
+        for block in range((cuts + BLOCK - 1) // BLOCK):
+            k = LANES * word + BLOCK * block
+            bits |= scan_rows(
+                carry, 0, ordered, k, sums, k, node[0, OMEGA], bar, best[1], least, node[0, COUNT_A], node[0, COUNT_B]
+            ) << np.uint64(BLOCK * block)
+        found[word] = bits & (~np.uint64(0) >> np.uint64(LANES - cuts))
+        any_found |= found[word]
+    return number - 1 if any_found else 0
 
 
-@kernel
-def _best_place(sums: Any, codes: Any, begin: Any, end: Any, total: Any, best: Any) -> Any:
-    """Place of the last candidate that beats all before it, and ``best``; some candidate does."""
+@bare
+def _best_place(sums: Any, candidates: Any, number: Any, total: Any, best: Any) -> Any:
+    """Place of the last candidate that beats all before it, and ``best``; -1 when none does."""
     top, bottom, found = best[0], best[1], np.int64(-1)
-    for k in range(np.uint64(begin), np.uint64(end)):
-        weight = sums[1, k]
-        square, denominator = sums[0, k] * sums[0, k], weight * (total - weight)
-        if square * bottom > top * (1.0 + SLACK) * denominator and codes[k] != codes[k + _ONE]:
-            top, bottom, found = square, denominator, np.int64(k)
+    for word in range((number + LANES - 1) // LANES):
+        left = candidates[word]
+        while left != 0:
+            k = np.uint64(LANES * word) + trailing_zeros(left)
+            left &= left - _ONE
+            weight = sums[k, WEIGHT]
+            square, denominator = sums[k, RHO] * sums[k, RHO], weight * (total - weight)
+            if square * bottom > top * (1.0 + SLACK) * denominator:
+                top, bottom, found = square, denominator, np.int64(k)
     return found
 
 
-@kernel
-def _beats(sums: Any, codes: Any, k: Any, total: Any, best: Any) -> Any:
-    denominator = sums[1, k] * (total - sums[1, k])
-    return codes[k] != codes[k + 1] and sums[0, k] * sums[0, k] * best[1] > best[0] * (1.0 + SLACK) * denominator
-
-
-@kernel
+@bare
 def _keeps_variation(
     gathered: Any,
     first: Any,
@@ -193,13 +148,13 @@ def _keeps_variation(
     return ww - w * w / weight >= need and node[0, WW_SUM] - ww - other_w * other_w / other >= need
 
 
-@kernel
+@bare
 def goes_left(code: Any, cut: Any, missing_left: Any) -> Any:
     """Where a code goes at a node; cuts lie below the code of missing."""
     return (code <= cut) | (missing_left & (code == MISSING))
 
 
-@kernel
+@bare
 def _keeps(
     gathered: Any,
     first: Any,
@@ -219,7 +174,42 @@ def _keeps(
     return _keeps_variation(gathered, first, size, cut, missing_left, moments, rows, low, node, alpha)
 
 
-@kernel
+@bare
+def _best_kept(
+    gathered: Any,
+    first: Any,
+    size: Any,
+    codes: Any,
+    missing_left: Any,
+    moments: Any,
+    rows: Any,
+    low: Any,
+    node: Any,
+    alpha: Any,
+    is_shared: Any,
+    runs: Any,
+    sums: Any,
+    candidates: Any,
+    number: Any,
+    best: Any,
+) -> Any:
+    """As `_best_place`, among the candidates that keep the variation of W."""
+    top, bottom, found = best[0], best[1], np.int64(-1)
+    for word in range((number + LANES - 1) // LANES):
+        left = candidates[word]
+        while left != 0:
+            k = np.uint64(LANES * word) + trailing_zeros(left)
+            left &= left - _ONE
+            weight = sums[k, WEIGHT]
+            square, denominator = sums[k, RHO] * sums[k, RHO], weight * (node[0, OMEGA] - weight)
+            if square * bottom > top * (1.0 + SLACK) * denominator and _keeps(
+                gathered, first, size, codes[k], missing_left, moments, rows, low, node, alpha, is_shared, runs
+            ):
+                top, bottom, found = square, denominator, np.int64(k)
+    return found
+
+
+@bare
 def find_split(
     is_causal: Any,
     moments: Any,
@@ -250,59 +240,49 @@ def find_split(
     references at every choice between arrays, and that costs as much as the scan.
     """
     least = min_count if is_causal else max(min_count, alpha * (1.0 - SLACK) * node[0, COUNT_A])
-    bits, order, bins, sums, codes = work
-    total = node[0, OMEGA]
+    bits, codes, ordered, bins, sums, carry, candidates = work
+    total, shared_offset = node[0, OMEGA], len(values) - len(runs[0])
     first_shared, first_own = 0, base
     for j in range(number):
         feature = drawn[j]
         is_shared = feature < num_shared
         if is_shared:
-            first, length, offset = first_shared, num_runs, len(values) - len(runs[0])
+            first, length, offset = first_shared, num_runs, shared_offset
             first_shared += num_runs
         else:
             first, length, offset = first_own, size, 0
             first_own += size
         is_small = length <= LANES
-        gap: Any = 0
         if is_small:
-            _rank_rows(gathered, first, length, order, codes)
-            if has_missing[feature]:
-                gap = np.int64(np.sum(codes[:length] == MISSING))
+            _rank_rows(gathered, first, length, values, offset, ordered, codes)
+            places = length
         else:
             _fill_bins(gathered, first, length, values, offset, bits, bins)
-            gap = np.int64(bits[3] >> _LAST_BIT)
+            places = _list_bins(bins, bits, ordered, codes)
+            _clear_bins(bins, bits)
+        gap: Any = 0
+        if has_missing[feature]:
+            for k in range(places):
+                gap += codes[k] == MISSING
         for side in range(2 if gap else 1):
             missing_left = side == 1
-            if is_small:
-                begin, end = _cumulate_ranked(values, offset, order, length, gap, missing_left, node, least, sums)
-            else:
-                begin, end = _cumulate_bins(bins, bits, missing_left, node, least, sums, codes)
-            if _count_better(sums, codes, begin, end, total, best[0] * (1.0 + SLACK), best[1]) == 0:
+            cuts = _scan_cuts(ordered, places, gap, missing_left, node, least, best, carry, sums, candidates)
+            if cuts < 1:
                 continue
-            cut = _best_place(sums, codes, begin, end, total, best)
-            if is_causal and not _keeps(
-                gathered, first, length, codes[cut], missing_left, moments, rows, low, node, alpha, is_shared, runs
+            if is_small:
+                candidates[0] &= neighbours_differ(codes)
+            cut = _best_place(sums, candidates, cuts, total, best)
+            if (
+                cut >= 0
+                and is_causal
+                and not _keeps(
+                    gathered, first, length, codes[cut], missing_left, moments, rows, low, node, alpha, is_shared, runs
+                )
             ):
-                cut = -1
-                for k in range(begin, end):
-                    if _beats(sums, codes, k, total, best) and _keeps(
-                        gathered,
-                        first,
-                        length,
-                        codes[k],
-                        missing_left,
-                        moments,
-                        rows,
-                        low,
-                        node,
-                        alpha,
-                        is_shared,
-                        runs,
-                    ):
-                        cut = k
-                        best[0], best[1] = sums[0, k] * sums[0, k], sums[1, k] * (total - sums[1, k])
+                cut = _best_kept(
+                    gathered, first, length, codes, missing_left, moments, rows, low, node, alpha, is_shared, runs,
+                    sums, candidates, cuts, best,
+                )  # fmt: skip
             if cut >= 0:
-                best[0], best[1] = sums[0, cut] * sums[0, cut], sums[1, cut] * (total - sums[1, cut])
+                best[0], best[1] = sums[cut, RHO] * sums[cut, RHO], sums[cut, WEIGHT] * (total - sums[cut, WEIGHT])
                 best[2], best[3], best[4] = feature, codes[cut], missing_left
-        if not is_small:
-            _clear_bins(bins, bits)

@@ -1,0 +1,133 @@
+"""A region in words: what its map may say, and what its tables show."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from eo_cate.report.format import decimals_for, fmt, text_table
+from eo_cate.report.region_inputs import RegionShown
+
+HEAD = (
+    "Region", "Cells", "With imagery", "Supported", "Sign decided", "People", "Units", "Groups", "Direct", "Synthetic",
+    "Composite", "Transported", "Effective groups",
+)  # fmt: skip
+LIMITS = (
+    "Supported means that a place looks like places of the trial. It does not mean that people there respond alike: "
+    "what the image does not show may differ.",
+    "The map is the forest's mean for places that look alike. A band holds a cell's effect nine times out of ten where "
+    "it is supported; where it is not, nothing is promised.",
+    "Synthetic estimates rest on the model alone. Direct ones rest on the trial's units in the region, of which there "
+    "are few. The composite weighs the two; the model saw the same units, so their errors are not quite apart.",
+    "Transported effects hold under the assumption printed with them, which no figure here can test.",
+)
+
+
+def region_cells(shown: RegionShown) -> list[tuple[str, ...]]:
+    """The table of regions as text, its head first."""
+    table = shown.table
+    places = decimals_for(
+        [v for name in ("direct", "composite", "transported") for v in table[f"{name}_std_err"].dropna()]
+    )
+    head = HEAD if table["population"].notna().any() else tuple(h for h in HEAD if h != "People")
+    if "true_effect" in table:
+        head = (*head, "True effect")
+    rows: list[tuple[str, ...]] = [head]
+    for row in table.to_dict("records"):
+        cells = {
+            "Region": str(row["region"]), "Cells": fmt(int(row["cells"])),
+            "With imagery": _percent(row["share_imagery"]),
+            "Supported": _percent(row["share_supported"]), "Sign decided": _percent(row["share_sign_decided"]),
+            "People": fmt(row["population"], 0), "Units": fmt(row["units"], 0), "Groups": fmt(row["groups"], 0),
+            "Direct": _with_error(row, "direct", places), "Synthetic": fmt(row["synthetic"], places),
+            "Composite": _with_error(row, "composite", places), "Transported": _with_error(row, "transported", places),
+            "Effective groups": fmt(row["effective_groups"], 0), "True effect": fmt(row.get("true_effect"), places),
+        }  # fmt: skip
+        rows.append(tuple(cells[name] for name in head))
+    return rows
+
+
+def reasons(shown: RegionShown) -> list[tuple[str, str]]:
+    """Regions with something left out, and why."""
+    return [(str(r["region"]), str(r["reason"])) for r in shown.table.to_dict("records") if r["reason"]]
+
+
+def band_words(shown: RegionShown) -> str:
+    """What the bands are."""
+    if shown.bands is None:
+        return f"There are no calibrated bands, and so no cell whose sign is decided: {shown.bands_reason}."
+    b = shown.bands
+    widths = [fmt(w) for w in b.width]
+    listed = widths[0] if len(set(widths)) == 1 else f"{widths[0]} to {widths[-1]}, wider where a place is less alike"
+    return (
+        f"The calibrated {b.level:.0%} band around a cell's effect is ± {listed}. It comes from "
+        f"{int(b.num_groups.sum())} groups of the trial, each predicted by trees that never saw it."
+        " The noise of single units is taken out of it. What the units of a group share stays in: no group shows both "
+        "arms, so its own effect and its own luck cannot be told apart, and the band is wider than it need be."
+    )
+
+
+def transport_words(shown: RegionShown) -> str:
+    """The transported effect of all supported cells, or why there is none."""
+    found = shown.transported
+    if found is None:
+        return f"The trial's effect is not carried to the region: {shown.transport_reason}."
+    places = decimals_for([found.std_err])
+    return (
+        f"Average effect of the region's supported cells: {fmt(found.estimate, places)} (standard error "
+        f"{fmt(found.std_err, places)}, {found.level:.0%} interval {fmt(found.interval[0], places)} to "
+        f"{fmt(found.interval[1], places)}); mean prediction {fmt(found.predicted, places)}, correction by the trial's "
+        f"weighted residuals {fmt(found.correction, places)}. Weighted to the region, the trial's {found.num_groups} "
+        f"groups are worth {fmt(found.effective_groups, 0)}. Moderators are of the image alone: no survey of the "
+        "region was given, so what only a survey shows is not adjusted for."
+    )
+
+
+def support_words(shown: RegionShown) -> str:
+    """How many cells the map may speak for."""
+    total = sum(shown.counts.values())
+    parts = [f"{words} {fmt(count)} ({count / total:.0%})" for words, count in shown.counts.items()]
+    return (
+        f"{fmt(total)} cells of {shown.layers.attrs['resolution_m']:g} m. Does the map speak? {', '.join(parts)}. "
+        f"A cell is outside when its dissimilarity exceeds {shown.threshold:.3g}."
+    )
+
+
+def print_region(shown: RegionShown) -> str:
+    """The region on a terminal; the caller prints it."""
+    table = text_table(region_cells(shown), left=1)
+    lines = [support_words(shown), band_words(shown), transport_words(shown), *shown.notes, "", *table, ""]
+    lines += [f"{name}: {reason}" for name, reason in reasons(shown)]
+    if shown.check is not None:
+        lines += ["", "Against the known truth", *(f"  {name:<44} {fmt(value)}" for name, value in shown.check.items())]
+    return "\n".join(lines)
+
+
+def region_context(shown: RegionShown | None) -> dict[str, Any] | None:
+    """What the report's section shows, as text; None without a region."""
+    if shown is None:
+        return None
+    return {
+        "support": support_words(shown),
+        "bands": band_words(shown),
+        "notes": shown.notes,
+        "table": region_cells(shown),
+        "people": bool(shown.table["population"].notna().any()),
+        "reasons": reasons(shown),
+        "transport": transport_words(shown),
+        "assumption": shown.assumption,
+        "risk_of": shown.risk_of,
+        "check": shown.check,
+        "limits": LIMITS,
+    }
+
+
+def _percent(value: float) -> str:
+    return "–" if not math.isfinite(value) else f"{100 * value:.0f} %"
+
+
+def _with_error(row: dict[Any, Any], name: str, places: int) -> str:
+    if not math.isfinite(row[name]):
+        return "–"
+    error = row[f"{name}_std_err"]
+    return fmt(row[name], places) + (f" ({fmt(error, places)})" if math.isfinite(error) else "")

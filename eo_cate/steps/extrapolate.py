@@ -1,0 +1,285 @@
+"""Beyond the trial: cells over a region, where they are supported, and the effects of its polygons."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import shapely
+import xarray as xr
+
+from eo_cate import extrapolation
+from eo_cate.config import RegionConfig
+from eo_cate.errors import ConfigError, EvaluationError, ImageryError
+from eo_cate.extrapolation import Bands, RegionCells, RiskCoverage
+from eo_cate.report import RegionShown
+from eo_cate.steps.context import Run
+from eo_cate.steps.fetch import fetch_imagery
+from eo_cate.steps.inputs import Inputs
+from eo_cate.steps.map_model import MapModel, require_predictions
+from eo_cate.steps.region_cells import CellValues, predict_region
+from eo_cate.steps.region_checks import check_truth
+from eo_cate.steps.region_effects import (
+    CODES,
+    UNDECIDED,
+    YES,
+    TrialSide,
+    code_support,
+    describe_trial,
+    fit_bands,
+    fit_odds,
+    tabulate_regions,
+    transport,
+)
+from eo_cate.types import BoolArray, ChipReader, FloatArray, Grid
+
+FOOTPRINT_GROUPS = 5
+_ABOUT = {
+    "tau_hat": ("estimated effect", "units of the outcome"),
+    "std_err": ("standard error of the forest; too small for intervals of single cells", "units of the outcome"),
+    "band": ("half width of the calibrated 90 % band", "units of the outcome"),
+    "dissimilarity": ("distance to the nearest trial site", "mean distances between trial sites"),
+    "local_point_density": ("trial sites nearer than the threshold of the area of applicability", "sites"),
+    "transport_weight": ("odds of being in the region rather than in the trial, (1 - p) / p", "odds"),
+    "supported": ("where the map may speak: " + ", ".join(f"{k} {v}" for k, v in CODES.items()), "code"),
+    "region": ("number of the polygon, as in regions.csv", "row, from 1"),
+}
+
+
+@dataclass(frozen=True)
+class Area:
+    """A region that was read and checked: its polygons, cells, and people per cell (None without a raster)."""
+
+    settings: RegionConfig
+    polygons: gpd.GeoDataFrame
+    region: RegionCells
+    people: FloatArray | None
+    notes: list[str]
+
+
+def open_area(run: Run, inputs: Inputs) -> Area | None:
+    """Read the region and lay its cells; all that can be refused is refused here. None when none is configured."""
+    settings = run.config.extrapolate
+    if settings is None:
+        return None
+    if not hasattr(inputs.reader, "with_points"):
+        raise ImageryError(
+            "extrapolate: chips cut beforehand show the trial's sites only; cells elsewhere need imagery.source "
+            "rasters or stac"
+        )
+    if run.config.estimators.engine != "eo_cate":
+        raise ConfigError(
+            "extrapolate: econml's forest gives no effects out of group, which bands and transport rest on; set "
+            "estimators.engine: eo_cate"
+        )
+    path = run.data_dir / settings.region
+    polygons = extrapolation.read_region(path, id_column=settings.id)
+    region = extrapolation.lay_cells(polygons, resolution_m=settings.resolution_m, max_cells=settings.max_cells)
+    if inputs.fetched is None and inputs.reader.grid is not None and not _on_grid(region, inputs.reader.grid).any():
+        raise ImageryError(
+            f"{path}: none of the region's {len(region.cells):,} cells lies on the imagery; is it the right file, and "
+            "its CRS the one that its coordinates are in?"
+        )
+    return Area(settings, polygons, region, _read_people(run, settings, region), _warn(run, inputs, settings))
+
+
+def _on_grid(region: RegionCells, grid: Grid) -> BoolArray:
+    """Cells whose centre is a pixel of the imagery."""
+    from pyproj import Transformer
+
+    to_grid = Transformer.from_crs("EPSG:4326", grid.crs, always_xy=True)
+    x, y = to_grid.transform(region.cells["longitude"].to_numpy(), region.cells["latitude"].to_numpy())
+    a, _, c, _, e, f = grid.transform
+    row, col = (np.asarray(y) - f) / e, (np.asarray(x) - c) / a
+    return np.asarray((row >= 0) & (row < grid.shape[0]) & (col >= 0) & (col < grid.shape[1]))
+
+
+def _readers(run: Run, inputs: Inputs, region: RegionCells) -> Mapping[str, ChipReader]:
+    """Pixels that the region's cells can be found in; those of a catalogue are fetched first."""
+    if inputs.fetched is None:
+        return inputs.readers
+    cells = region.cells
+    geometry = gpd.points_from_xy(cells["longitude"], cells["latitude"], crs="EPSG:4326")
+    places = pd.concat([inputs.trial.sites[["geometry"]], gpd.GeoDataFrame({"geometry": geometry}, index=cells.index)])
+    return fetch_imagery(
+        run.config,
+        run.data_dir,
+        run.run_dir,
+        gpd.GeoDataFrame(places, crs="EPSG:4326"),
+        progress=run.progress,
+        table="imagery_cells.csv",
+    ).readers
+
+
+def _read_people(run: Run, settings: RegionConfig, region: RegionCells) -> FloatArray | None:
+    if settings.population is None:
+        return None
+    path = run.data_dir / settings.population
+    people = extrapolation.read_raster_at(path, region.cells, region.grid)
+    negative = int((people < 0).sum())
+    if negative:
+        raise ImageryError(
+            f"{path}: {negative} of {len(people):,} cells have a negative population; mark missing pixels as nodata "
+            "(gdal_edit.py -a_nodata), they then count as nobody"
+        )
+    people = np.nan_to_num(people, nan=0.0)
+    if not people.sum() > 0:
+        raise ImageryError(f"{path}: nobody lives in the region's {len(people):,} cells; is it the right raster?")
+    return people
+
+
+def _warn(run: Run, inputs: Inputs, settings: RegionConfig) -> list[str]:
+    pixel, smallest = inputs.reader.resolution_m, run.config.embeddings.scales[0]
+    if pixel is None or settings.resolution_m >= pixel * smallest:
+        return []
+    return [
+        f"Cells of {settings.resolution_m:g} m are finer than the smallest scale ({smallest} px = "
+        f"{pixel * smallest:g} m): neighbouring cells see nearly the same pixels, so the map is smoother than it looks."
+    ]
+
+
+def extrapolate_region(run: Run, inputs: Inputs, area: Area, model: MapModel) -> RegionShown:
+    """Predict every cell, say where it is supported, and estimate the polygons' effects."""
+    settings, region, people = area.settings, area.region, area.people
+    require_predictions(model)
+    side = describe_trial(run, inputs.trial, model)
+    bands, bands_reason = fit_bands(side)
+    values = predict_region(
+        run, _readers(run, inputs, region), region, model, side.space, block_cells=settings.block_cells
+    )
+    if not np.isfinite(values.tau_hat).any():
+        raise ImageryError(
+            f"{settings.region}: none of the region's {len(region.cells):,} cells has a complete chip of "
+            f"{max(run.config.embeddings.scales)} px: the imagery ends before, or has missing pixels"
+        )
+    band = np.full(len(region.cells), np.nan)
+    if bands is not None:
+        band = extrapolation.band_width(bands, values.dissimilarity)
+    support = code_support(values, band, side.space.threshold)
+    inside = np.isin(support, (YES, UNDECIDED))
+    overall = _transport_all(run, side, region, values, np.flatnonzero(inside), people)
+    table = tabulate_regions(
+        run, inputs.trial, side, area.polygons, region, values, support, people, min_units=settings.min_units
+    )
+    truth = None
+    if settings.true_effect is not None:
+        truth = extrapolation.read_raster_at(run.data_dir / settings.true_effect, region.cells, region.grid)
+    check = None if truth is None else check_truth(region, values, support, band, bands, truth, people, table)
+    columns = {
+        **{name: getattr(values, name) for name in ("tau_hat", "std_err")},
+        "band": band,
+        **{name: getattr(values, name) for name in ("dissimilarity", "local_point_density")},
+        "transport_weight": overall.odds,
+        "supported": support,
+        "region": 1.0 + area.polygons.index.get_indexer(region.cells["region"]),
+    }
+    risk, risk_of = _risk(side, bands, values, band, truth, people)
+    return RegionShown(
+        layers=_lay_out(columns if truth is None else columns | {"true_effect": truth}, region, area),
+        polygons=area.polygons.to_crs(region.grid.crs),
+        table=table,
+        counts={words: int((support == code).sum()) for code, words in CODES.items()},
+        threshold=side.space.threshold,
+        bands=bands,
+        bands_reason=bands_reason,
+        transported=overall.found,
+        transport_reason=overall.reason,
+        overlap=overall.overlap,
+        assumption=extrapolation.state_assumption(tuple(side.names)),
+        risk=risk,
+        risk_of=risk_of,
+        footprint=_footprint(inputs, region),
+        notes=area.notes,
+        check=check,
+    )
+
+
+@dataclass(frozen=True)
+class _Overall:
+    found: extrapolation.TransportedEffect | None
+    reason: str
+    overlap: extrapolation.Overlap | None
+    odds: FloatArray
+
+
+def _transport_all(
+    run: Run, side: TrialSide, region: RegionCells, values: CellValues, cells: np.ndarray, people: FloatArray | None
+) -> _Overall:
+    """The trial's effect carried to all supported cells, and the odds of every cell."""
+    try:
+        membership, used = fit_odds(run, side, region, values, cells, people)
+    except EvaluationError as error:
+        return _Overall(None, str(error), None, np.full(len(region.cells), np.nan))
+    odds = extrapolation.membership_odds(membership, values.moderators)
+    try:
+        found = transport(run, side, values, membership, used)
+    except EvaluationError as error:
+        return _Overall(None, str(error), membership.overlap, odds)
+    return _Overall(found, "", membership.overlap, odds)
+
+
+def _risk(
+    side: TrialSide,
+    bands: Bands | None,
+    values: CellValues,
+    band: FloatArray,
+    truth: FloatArray | None,
+    people: FloatArray | None,
+) -> tuple[RiskCoverage | None, str]:
+    """The risk-coverage curve: against the truth where it is known, else the DR loss of the trial's groups."""
+    if bands is None:
+        return None, ""
+    try:
+        if truth is not None:
+            known = np.isfinite(truth)
+            loss = (values.tau_hat - truth) ** 2
+            weights = None if people is None else people[known]
+            return (
+                extrapolation.risk_coverage(values.tau_hat[known], band[known], loss[known], weights=weights),
+                "cells, squared error against the true effect",
+            )
+        used = side.known
+        units = pd.DataFrame(
+            {"g": side.groups, "w": side.weights, "s": side.dr_scores * side.weights, "t": side.tau_hat * side.weights}
+        )[used]  # fmt: skip
+        sums = units.groupby("g").sum()
+        width = extrapolation.band_width(
+            bands, pd.Series(side.dissimilarity[used]).groupby(side.groups[used]).mean().to_numpy()
+        )
+        tau_hat, score = (sums["t"] / sums["w"]).to_numpy(), (sums["s"] / sums["w"]).to_numpy()
+        return (
+            extrapolation.risk_coverage(tau_hat, width, (score - tau_hat) ** 2, weights=sums["w"].to_numpy()),
+            "the trial's groups, left out of the fit: squared difference from their mean DR score, whose noise raises "
+            "the whole curve",
+        )
+    except EvaluationError:
+        return None, ""
+
+
+def _lay_out(columns: dict[str, FloatArray], region: RegionCells, area: Area) -> xr.Dataset:
+    layers = extrapolation.raster_from_cells(
+        {name: value.astype(np.float32) for name, value in columns.items()}, region.cells, region.grid, spacing_px=1
+    )
+    for name, (long_name, units) in _ABOUT.items():
+        layers[name].attrs |= {"long_name": long_name, "units": units}
+    names = area.polygons.index.astype(str)
+    layers["region"].attrs["names"] = "; ".join(f"{k} {name}" for k, name in enumerate(names, 1))
+    layers["supported"].attrs |= {
+        "flag_values": ", ".join(str(k) for k in CODES),
+        "flag_meanings": " ".join(words.replace(" ", "_") for words in CODES.values()),
+    }
+    return layers.assign_attrs(resolution_m=region.resolution_m, nodata="NaN: outside the region, or not known")
+
+
+def _footprint(inputs: Inputs, region: RegionCells) -> gpd.GeoSeries | None:
+    """A buffered hull of all sites, simplified: too coarse to tell where any of them is. None below five groups."""
+    points = inputs.trial.sites.geometry.to_crs(region.grid.crs)
+    if len(np.unique(inputs.trial.groups)) < FOOTPRINT_GROUPS:
+        return None
+    hull = shapely.convex_hull(shapely.union_all(points.to_numpy()))
+    west, south, east, north = hull.bounds
+    reach = 0.05 * max(east - west, north - south, region.resolution_m)
+    return gpd.GeoSeries([hull.buffer(reach).simplify(reach)], crs=region.grid.crs)
