@@ -112,15 +112,11 @@ def fetch_imagery(
         sites,
         block_source=block_source or open_blocks(config.imagery, data_dir),
         progress=progress,
+        etags=collected.etags,
         **_request(config, run_dir),
     )
-    changed = record_etags(run_dir / PIXELS / SCENES, result.etags)
+    record_etags(run_dir / PIXELS / SCENES, result.etags)
     write_atomic(run_dir / PIXELS / table, result.sites.to_csv(index=False, lineterminator="\n").encode())
-    if changed:
-        raise ImageryError(
-            f"{len(changed)} files changed on their server since their scenes were frozen; fetch with --refresh to "
-            "search anew"
-        )
     _refuse_failed(config, result, run_dir / PIXELS / table)
     return Fetched(collected, result, _open_readers(config, run_dir, sites))
 

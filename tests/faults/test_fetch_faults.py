@@ -166,6 +166,21 @@ def requests_of(trial, names, folder):
     return {(entry.path, entry.start) for entry in trial.pixels.log}
 
 
+def test_files_that_changed_since_they_were_first_read_are_refused_before_anything_is_written(trial, tmp_path):
+    run_dir = tmp_path / "run"
+    first = moved(trial, tmp_path / "first", {name: PLACES[name] for name in ("west", "east")})
+    first.fetch(run_dir)
+    before = stored_bytes(first, run_dir)
+    trial.pixels.set_faults([Fault("etag")])
+    grown = moved(trial, tmp_path / "grown", PLACES)
+    with pytest.raises(ImageryError, match=r"files changed on their server since they were first read; remove"):
+        grown.fetch(run_dir)
+    assert stored_bytes(first, run_dir) == before
+    trial.pixels.set_faults([])
+    grown.fetch(run_dir)
+    assert len(states(run_dir)) == len(PLACES)
+
+
 def test_the_command_exits_with_1_lists_what_failed_and_mends_it(trial, undisturbed, under, tmp_path):
     trial.pixels.set_faults([Fault("status", path=BROKEN, status=404)])
     failed = trial.run_command(tmp_path, "--quiet")

@@ -124,6 +124,7 @@ def fetch_pixels(
     units: str = "reflectance",
     progress: bool = True,
     cache_bytes: int = CACHE_BYTES,
+    etags: Mapping[str, str] | None = None,
 ) -> FetchResult:
     """Store the median of clear observations for every pixel of every site's chip; what is stored is not done again.
 
@@ -147,11 +148,14 @@ def fetch_pixels(
         Where the files' blocks come from; entered and left here when it is an asynchronous context.
     cache_bytes : int
         Decoded blocks kept for later shards.
+    etags : mapping of str to str, optional
+        Versions of the files that were read before.
 
     Raises
     ------
     ImageryError
-        When scenes lack bands, files have several bands, or what is stored has other bands or another resolution.
+        Before anything is written: when a file is another version than in ``etags``, scenes lack bands, files have
+        several bands, or what is stored has other bands or another resolution.
     StoreError
         When the disk is full or another process fetches into the same folder; what is stored stands.
 
@@ -170,6 +174,7 @@ def fetch_pixels(
             units=units,
             progress=progress,
             cache_bytes=cache_bytes,
+            etags=etags or {},
         )
         return _run_async(_within(block_source, work))
 
@@ -186,6 +191,7 @@ async def _fetch(
     units: str,
     progress: bool,
     cache_bytes: int,
+    etags: Mapping[str, str],
 ) -> FetchResult:
     run = await plan_run(
         *(scenes_by_period, sites),
@@ -195,6 +201,7 @@ async def _fetch(
         root=root,
         block_source=block_source,
     )
+    _refuse_changed(run, etags)
     write_description(root, run.grid, bands, units)
     zones = sorted({int(zone) for zone in run.places["zone"] if zone})
     groups = [(period, zone) for period in scenes_by_period for zone in zones]
@@ -215,6 +222,17 @@ async def _fetch(
         failures=dict(cache.failures.most_common()),
         etags={href: h.etag for href, h in run.files.headers.items() if isinstance(h, RasterHeader) and h.etag},
     )
+
+
+def _refuse_changed(run: Run, etags: Mapping[str, str]) -> None:
+    """Stop before pixels of two versions of a file come to lie in one store."""
+    found = {href: h.etag for href, h in run.files.headers.items() if isinstance(h, RasterHeader) and h.etag}
+    changed = sum(etags.get(href, etag) != etag for href, etag in found.items())
+    if changed:
+        raise ImageryError(
+            f"{changed} of {len(found)} files changed on their server since they were first read; remove "
+            f"{run.root.parent} and fetch again"
+        )
 
 
 async def _work_off(run: Run, cache: BlockCache, progress: bool) -> None:

@@ -38,11 +38,14 @@ class CollectedScenes:
         Period -> what to know of the search.
     searched : str
         Why a catalogue was searched; empty: the frozen scenes were read.
+    etags : mapping of str to str
+        Link -> what its server called the version of the file that was first read.
     """
 
     scenes: Mapping[str, tuple[Scene, ...]]
     notes: Mapping[str, tuple[str, ...]]
     searched: str
+    etags: Mapping[str, str]
 
 
 def make_request(config: ImageryConfig, points: FloatArray, *, size_m: float, data_dir: Path) -> SearchRequest:
@@ -127,7 +130,7 @@ def collect_scenes(
     if empty:
         why = "; ".join(note for name in empty for note in answer.notes[name]) or "the search found nothing"
         raise ImageryError(f"no scene above the sites in the periods {empty} ({why}): widen the dates or the filters")
-    return CollectedScenes(scenes, answer.notes, searched)
+    return CollectedScenes(scenes, answer.notes, searched, answer.etags)
 
 
 def _search(request: SearchRequest, period: SearchPeriod, check_url: CheckUrl | None) -> FoundScenes:
