@@ -55,8 +55,8 @@ def read_tile(
     return _interpolate(values, where, lattice), _mean_of(_bilinear(failed.astype(float), where), lattice) > 0
 
 
-def needed_blocks(header: RasterHeader, target: Grid, mask: BoolArray, cell_px: int) -> tuple[IntArray, IntArray]:
-    """Rows and columns of the blocks with data that a mask's pixels of ``target`` need; absent blocks are nodata."""
+def needed_blocks(header: RasterHeader, target: Grid, mask: BoolArray, cell_px: int) -> BoolArray:
+    """The blocks that a mask's pixels of ``target`` need, (block row, block column); it depends on the layout alone."""
     grid = northern(header.grid)
     offset = pixel_offset(grid, target)
     needed = np.zeros(header.block_bytes.shape, dtype=np.bool_)
@@ -76,8 +76,7 @@ def needed_blocks(header: RasterHeader, target: Grid, mask: BoolArray, cell_px: 
                     slice(left // width, (left + columns - 1) // width + 1),
                 )
                 needed[i, j] = True
-    found = np.nonzero(needed & (header.block_bytes > 0))
-    return found[0].astype(np.int64), found[1].astype(np.int64)
+    return needed
 
 
 def covered_pixels(header: RasterHeader, target: Grid) -> BoolArray:

@@ -36,6 +36,7 @@ class OpenFiles:
     hrefs: list[str] = field(default_factory=list)
     starts: dict[str, int] = field(default_factory=dict)
     total: int = 0
+    any_failed: bool = False
 
     async def open(self, source: BlockSource, hrefs: Sequence[str]) -> None:
         """Open the files that are not open yet.
@@ -49,6 +50,7 @@ class OpenFiles:
         for href, header in zip(new, await asyncio.gather(*map(source.open, new)), strict=True):
             self.headers[href] = header
             if isinstance(header, ReadFailure):
+                self.any_failed = True
                 continue
             if header.count != 1:
                 raise ImageryError(

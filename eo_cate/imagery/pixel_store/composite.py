@@ -43,9 +43,8 @@ class Composite:
     warped: NDArray[np.uint8]
 
 
-def empty_composite(bands: int, side: int) -> Composite:
+def empty_composite(bands: int, shape: tuple[int, int]) -> Composite:
     """Pixels that nobody asked for."""
-    shape = (side, side)
     return Composite(
         pixels=np.full((bands, *shape), np.nan, dtype=np.float32),
         clear_count=np.zeros(shape, dtype=np.uint16),
@@ -71,7 +70,7 @@ def reduce_observations(
     -----
     A pixel that failed in any scene is `FAILED`, with NaN and counts of zero: never a median of the rest.
     """
-    result = empty_composite(bands, asked.shape[0])
+    result = empty_composite(bands, (asked.shape[0], asked.shape[1]))
     broken = failed.copy()
     for observation in observations:
         broken |= observation.failed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, fields
@@ -52,7 +52,7 @@ from eo_cate.imagery.pixel_store.zones import SHARD_PX
 from eo_cate.imagery.scenes import BlockSource, RasterHeader, ReadFailure, Scene
 from eo_cate.imagery.stac.masks import clear_pixels
 from eo_cate.store import digest
-from eo_cate.types import Grid
+from eo_cate.types import BoolArray, Grid
 
 TILE_PX = 256
 CACHE_BYTES = 2**30
@@ -264,28 +264,39 @@ def _compute_shard(run: Run, k: int, cache: BlockCache) -> None:
     uses, failed, warped = use_scenes(run, work, todo)
     zone_grid, (zone, row, col) = run.grid.zone(work.shard[0]), work.shard
     folder = run.folder(work.period, zone)
-    result = read_shard(folder, row, col) if work.keep else empty_composite(len(run.bands), SHARD_PX)
+    result = read_shard(folder, row, col) if work.keep else empty_composite(len(run.bands), todo.shape)
+    aligned = all(run.extent(k, asset.href) for use in uses for asset in scene_assets(use.scene, run.bands))
+    for where in _tiles(todo, cut=aligned):
+        top, left, shape = where[0].start, where[1].start, todo[where].shape
+        tile_grid = crop_grid(zone_grid, row * SHARD_PX + top, col * SHARD_PX + left, *shape)
+        observations = [
+            _observe(SceneUse(use.scene, use.pixels[where]), tile_grid, run, k, cache)
+            for use in uses
+            if use.pixels[where].any()
+        ]
+        tile = reduce_observations(
+            observations, asked=todo[where], failed=failed[where], warped=warped[where], bands=len(run.bands)
+        )
+        for part in fields(Composite):
+            stored, new = getattr(result, part.name)[..., *where], getattr(tile, part.name)
+            np.copyto(stored, new, where=todo[where])
+    _store_shard(run, work, result, cache.reasons(k) | run.header_reasons(work))
+
+
+def _tiles(todo: BoolArray, *, cut: bool) -> Iterator[tuple[slice, slice]]:
+    """The tiles of a shard that hold pixels to be computed.
+
+    ``cut``: each as small as its pixels allow. Interpolated pixels are computed in whole tiles, so that their last bits
+    do not depend on what else is asked for.
+    """
     for top in range(0, SHARD_PX, TILE_PX):
         for left in range(0, SHARD_PX, TILE_PX):
-            where = np.s_[top : top + TILE_PX, left : left + TILE_PX]
-            if not todo[where].any():
+            tile = todo[top : top + TILE_PX, left : left + TILE_PX]
+            rows, columns = np.flatnonzero(tile.any(axis=1)), np.flatnonzero(tile.any(axis=0))
+            if not len(rows):
                 continue
-            tile_grid = crop_grid(zone_grid, row * SHARD_PX + top, col * SHARD_PX + left, TILE_PX, TILE_PX)
-            observations = [
-                _observe(SceneUse(use.scene, use.pixels[where]), tile_grid, run, k, cache)
-                for use in uses
-                if use.pixels[where].any()
-            ]
-            tile = reduce_observations(
-                observations, asked=todo[where], failed=failed[where], warped=warped[where], bands=len(run.bands)
-            )
-            for part in fields(Composite):
-                stored, new = (
-                    getattr(result, part.name)[..., top : top + TILE_PX, left : left + TILE_PX],
-                    getattr(tile, part.name),
-                )
-                np.copyto(stored, new, where=todo[where])
-    _store_shard(run, work, result, cache.reasons(k) | run.header_reasons(work))
+            y, x = ((int(found[0]), int(found[-1]) + 1) if cut else (0, TILE_PX) for found in (rows, columns))
+            yield slice(top + y[0], top + y[1]), slice(left + x[0], left + x[1])
 
 
 def _store_shard(run: Run, work: ShardWork, composite: Composite, reasons: set[str]) -> None:

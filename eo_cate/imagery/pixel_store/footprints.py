@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -21,6 +21,7 @@ from eo_cate.types import BoolArray, FloatArray, Grid, IntArray
 
 CELL_PX = 64
 CELLS = SHARD_PX // CELL_PX
+_REMEMBERED_SHARDS = 1024
 _TURNS = (-360.0, 0.0, 360.0)
 _REACH_DEGREES = 60.0
 """A footprint farther than this from a zone's middle has no place in its projection."""
@@ -40,9 +41,18 @@ class Footprints:
         self.shapes = shapely.make_valid(np.array([scene.footprint for scene in self.scenes], dtype=object))
         self.digests = [_scene_digest(scene, bands) for scene in self.scenes]
         self._tree = shapely.STRtree(self.shapes)
+        self._over: dict[tuple[Shard, Grid], Mapping[int, BoolArray]] = {}
 
-    def over_cells(self, shard: Shard, grid: Grid) -> dict[int, BoolArray]:
-        """Scene -> the shard's cells that its footprint meets, shape (CELLS, CELLS)."""
+    def over_cells(self, shard: Shard, grid: Grid) -> Mapping[int, BoolArray]:
+        """Scene -> the shard's cells that its footprint meets, shape (CELLS, CELLS); remembered for the last shards."""
+        key = shard, grid
+        if key not in self._over:
+            if len(self._over) >= _REMEMBERED_SHARDS:
+                del self._over[next(iter(self._over))]
+            self._over[key] = self._find_over_cells(shard, grid)
+        return self._over[key]
+
+    def _find_over_cells(self, shard: Shard, grid: Grid) -> dict[int, BoolArray]:
         rows, columns = np.meshgrid(np.arange(CELLS + 1), np.arange(CELLS + 1), indexing="ij")
         longitude, latitude = to_degrees(
             grid, shard[2] * SHARD_PX + columns * CELL_PX, shard[1] * SHARD_PX + rows * CELL_PX
@@ -50,10 +60,11 @@ class Footprints:
         corners = np.stack([longitude, latitude], axis=-1)
         rings = np.stack([corners[:-1, :-1], corners[:-1, 1:], corners[1:, 1:], corners[1:, :-1]], axis=2)
         rings = rings.reshape(-1, 4, 2)
-        hits: dict[int, BoolArray] = {}
-        for cell, scene in zip(*self.over_rings(rings), strict=True):
-            hits.setdefault(int(scene), np.zeros((CELLS, CELLS), dtype=np.bool_)).flat[cell] = True
-        return {scene: hits[scene] for scene in sorted(hits)}
+        cell, scene = self.over_rings(rings)
+        found, which = np.unique(scene, return_inverse=True)
+        hits = np.zeros((len(found), CELLS * CELLS), dtype=np.bool_)
+        hits[which, cell] = True
+        return dict(zip(found.tolist(), hits.reshape(-1, CELLS, CELLS), strict=True))
 
     def over_rings(self, rings: FloatArray) -> tuple[IntArray, IntArray]:
         """Pairs (ring, scene) that meet; rings of shape (n, 4, 2) in degrees, perhaps beyond +-180."""
@@ -67,7 +78,7 @@ class Footprints:
         found = np.unique(np.concatenate(pairs, axis=1), axis=1)
         return found[0], found[1]
 
-    def digest(self, hits: dict[int, BoolArray], mask: BoolArray) -> str:
+    def digest(self, hits: Mapping[int, BoolArray], mask: BoolArray) -> str:
         """sha256 of the scenes that lie over a mask's cells."""
         cells = asked_cells(mask)
         return digest(*(self.digests[scene] for scene, over in hits.items() if (over & cells).any()))

@@ -22,10 +22,10 @@ from zarr.codecs import ZstdCodec
 from zarr.storage import MemoryStore
 
 from eo_cate.errors import StoreError
-from eo_cate.imagery.pixel_store.composite import Composite
+from eo_cate.imagery.pixel_store.composite import NOT_ASKED, Composite
 from eo_cate.imagery.pixel_store.zones import SHARD_PX, PixelGrid, hilbert_order
 from eo_cate.store import file_digest, write_atomic
-from eo_cate.types import Grid
+from eo_cate.types import BoolArray, Grid
 
 CHUNK_PX = 128
 _LEVEL = 3
@@ -140,23 +140,43 @@ def shard_file(folder: Path, name: str, row: int, col: int) -> Path:
 def write_shard(folder: Path, row: int, col: int, composite: Composite) -> dict[str, str]:
     """Write a shard's arrays, each renamed into place, and return the sha256 of their files.
 
-    A shard is encoded by Zarr as the only one of a small array: its bytes do not depend on where it lies.
+    A shard is encoded by Zarr as the only one of a small array: its bytes do not depend on where it lies. Zarr is given
+    the chunks around the pixels that were asked for alone: the others are the fill value, which it leaves out.
     """
     hashes = {}
+    box = _chunks_around(composite.state != NOT_ASKED)
     for field in fields(composite):
         values = getattr(composite, field.name)
-        store = MemoryStore()
-        array = _create_array(store, field.name, len(composite.pixels), (SHARD_PX, SHARD_PX))
-        array[...] = values
-        key = f"{field.name}/c/{'/'.join('0' * values.ndim)}"
         path = shard_file(folder, field.name, row, col)
-        content = _contents(store).get(key)
+        content = None if box is None else _encode_shard(field.name, values, box, len(composite.pixels))
         if content is None:  # all of it is the fill value: Zarr has no file for such a shard
             path.unlink(missing_ok=True)
             continue
         write_atomic(path, content)
         hashes[field.name] = hashlib.sha256(content).hexdigest()
     return hashes
+
+
+def _encode_shard(name: str, values: NDArray[Any], box: tuple[slice, slice], bands: int) -> bytes | None:
+    """A shard's file; None when all of it is the fill value."""
+    inside = values[..., box[0], box[1]]
+    if np.isnan(inside).all() if name == "pixels" else not inside.any():
+        return None
+    store = MemoryStore()
+    array = _create_array(store, name, bands, (SHARD_PX, SHARD_PX))
+    array[..., box[0], box[1]] = inside
+    return _contents(store).get(f"{name}/c/{'/'.join('0' * values.ndim)}")
+
+
+def _chunks_around(mask: BoolArray) -> tuple[slice, slice] | None:
+    """The smallest box of whole chunks that holds a mask."""
+    edges = []
+    for axis in (1, 0):
+        found = np.flatnonzero(mask.any(axis=axis)) // CHUNK_PX
+        if not len(found):
+            return None
+        edges.append(slice(int(found[0]) * CHUNK_PX, (int(found[-1]) + 1) * CHUNK_PX))
+    return edges[0], edges[1]
 
 
 @lru_cache(maxsize=256)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import geopandas as gpd
 import numpy as np
@@ -116,6 +117,8 @@ class Run:
 
     def header_reasons(self, work: ShardWork) -> set[str]:
         """Why files above a shard could not be opened."""
+        if not self.files.any_failed:
+            return set()
         index = self.footprints[work.period]
         scenes = [index.scenes[k] for k in index.over_cells(work.shard, self.grid.zone(work.shard[0]))]
         headers = [self.files.headers.get(asset.href) for s in scenes for asset in scene_assets(s, self.bands)]
@@ -245,11 +248,17 @@ def _needs(run: Run, work: ShardWork) -> IntArray:
     zone_grid: Grid = run.grid.zone(work.shard[0])
     shard_grid = crop_grid(zone_grid, work.shard[1] * SHARD_PX, work.shard[2] * SHARD_PX, SHARD_PX, SHARD_PX)
     numbers = [np.empty(0, dtype=np.int64)]
+    needed: dict[tuple[Any, ...], BoolArray] = {}
     for use in use_scenes(run, work, run.todo(work))[0]:
+        pixels = np.packbits(use.pixels).tobytes()
         for asset in scene_assets(use.scene, run.bands):
             header = run.files.headers[asset.href]
             assert isinstance(header, RasterHeader)
-            numbers.append(run.files.number(asset.href, *needed_blocks(header, shard_grid, use.pixels, CELL_PX)))
+            layout = header.grid, header.block_shape, pixels  # most files of a scene have one, often those of all dates
+            if layout not in needed:
+                needed[layout] = needed_blocks(header, shard_grid, use.pixels, CELL_PX)
+            blocks = np.nonzero(needed[layout] & (header.block_bytes > 0))  # an absent block is nodata
+            numbers.append(run.files.number(asset.href, *blocks))
     return np.unique(np.concatenate(numbers))
 
 

@@ -106,9 +106,10 @@ class PixelStoreReader:
             members = np.flatnonzero(zones == zone)
             top, left = (places[name].to_numpy(np.int64)[members] - size_px // 2 for name in ("row", "col"))
             folder = group_folder(self.root, self.period, zone)
+            missing = np.zeros(len(members), dtype=np.bool_)
             for i, slabs in read_windows(folder, ("pixels",), top, left, size_px):
                 chips[members[i]] = slabs["pixels"]
-            missing = np.isnan(chips[members]).any(axis=(1, 2, 3))
+                missing[i] = np.isnan(slabs["pixels"]).any()
             self._check_states(folder, top[missing], left[missing], size_px)
         return chips
 
