@@ -228,13 +228,19 @@ def run_part(part: str, job: Job, out: Path) -> dict[str, Any]:
     chips = read()
     cpu, wall = cpu_seconds() - start, time.perf_counter() - clock
     np.save(out, chips)
-    return {"cpu": cpu, "wall": wall, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, **counts}
+    return {"cpu": cpu, "wall": wall, "peak": peak_bytes(), **counts}
 
 
 def cpu_seconds() -> float:
     """User and system time of this process, its threads and its children."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(u.ru_utime + u.ru_stime for u in used)
+
+
+def peak_bytes() -> int:
+    """Most memory that this process held; ru_maxrss would count that of the process that started it."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith("VmHWM:")).split()[1])
 
 
 def spawn(part: str, job: Job, out: Path) -> dict[str, Any]:
