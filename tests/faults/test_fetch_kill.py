@@ -17,21 +17,34 @@ WEST, NORTH = 499_995, 100_005
 COUNT = 25
 
 CHILD = """
-import pickle, sys
+import os, pickle, signal, sys, threading
 from pathlib import Path
 from helpers_pixel_store import fetch
-folder = Path(sys.argv[1])
+folder, at, delay = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
 scenes, sites = pickle.loads((folder / "input.pickle").read_bytes())
+store, seen = str(folder / "store"), 0
+
+def count(event, arguments):
+    global seen
+    if event not in ("open", "os.mkdir", "os.rename") or store not in str(arguments[0]):
+        return
+    if event != "open" or arguments[2] & (os.O_WRONLY | os.O_RDWR):
+        seen += 1
+        if seen == at:
+            threading.Timer(delay, os.kill, (os.getpid(), signal.SIGKILL)).start()
+
 print("ready", flush=True)
 sys.stdin.readline()
+sys.addaudithook(count)
 fetch(scenes, sites, folder)
-print("done", flush=True)
+print("done", seen, flush=True)
 """
+"""Kills itself a moment after it began to change a file of the store for the ``at``-th time (0: never)."""
 
 
-def start(folder: Path) -> subprocess.Popen[str]:
+def start(folder: Path, at: int = 0, delay: float = 0.0) -> subprocess.Popen[str]:
     child = subprocess.Popen(
-        [sys.executable, "-c", CHILD, str(folder)],
+        [sys.executable, "-c", CHILD, str(folder), str(at), str(delay)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -57,30 +70,27 @@ def test_killed_and_resumed_is_undisturbed(tmp_path):
     fetch(scenes, sites, tmp_path)
     undisturbed = hash_files(store)
 
-    def measure() -> float:
+    def begin(grown: bool) -> None:
         shutil.rmtree(store)
-        shutil.copytree(tmp_path / "grown_from", store)
-        child, begin = start(tmp_path), time.monotonic()
-        child.communicate("go\n")
-        assert hash_files(store) == undisturbed
-        return time.monotonic() - begin
-
-    duration = min(measure() for _ in range(2))
-    killed_midway, waiting = 0, start(tmp_path)
-    for k, share in enumerate(rng.random(COUNT)):
-        shutil.rmtree(store)
-        if k % 2:
+        if grown:
             shutil.copytree(tmp_path / "grown_from", store)
-        child, waiting = waiting, start(tmp_path)
-        assert child.stdin is not None
-        child.stdin.write("go\n")
-        child.stdin.flush()
-        time.sleep(share * duration)
-        os.kill(child.pid, signal.SIGKILL)
-        output = child.communicate()[0]
+
+    changes, seconds = {}, {}
+    for grown in (False, True):
+        begin(grown)
+        child, started = start(tmp_path), time.monotonic()
+        changes[grown] = int(child.communicate("go\n")[0].split()[1])
+        seconds[grown] = time.monotonic() - started
+        assert hash_files(store) == undisturbed
+    killed_midway = 0
+    for k, (share, moment) in enumerate(rng.random((COUNT, 2))):
+        grown = bool(k % 2)
+        begin(grown)
+        at = 1 + int(share * changes[grown])
+        child = start(tmp_path, at, delay=moment * seconds[grown] / changes[grown])
+        output = child.communicate("go\n")[0]
+        assert child.returncode == -signal.SIGKILL or "done" in output
         killed_midway += "done" not in output and store.exists() and hash_files(store) != undisturbed
         fetch(scenes, sites, tmp_path)
-        assert hash_files(store) == undisturbed, f"killed after {share:.2f} of a run"
-    waiting.kill()
-    waiting.communicate()
-    assert killed_midway >= COUNT // 5, "kills come by the clock: on busy cores fewer land inside the fetch (10 seen)"
+        assert hash_files(store) == undisturbed, f"killed after {at} changes of files"
+    assert killed_midway >= COUNT // 2
