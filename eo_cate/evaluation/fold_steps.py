@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +14,8 @@ from eo_cate.evaluation.scores import doubly_robust_scores
 from eo_cate.stats.checks import group_codes, propensity_vector, treatment_vector, vector, weights_vector
 from eo_cate.stats.folds import choose_num_folds, group_folds
 from eo_cate.stats.nuisances import fit_nuisances
+from eo_cate.stats.training import TrainingUnits, take_rows
 from eo_cate.types import CateEstimator, FeatureBlocks, FloatArray, IntArray, as_blocks
-
-RISK_FOLDS = 3
 
 
 @dataclass(frozen=True)
@@ -177,57 +175,21 @@ def rank_fold(
     """
     n = len(X)
     train, test = task.train, task.test
-    data = _Training(
-        X=_take(X, train),
+    units = TrainingUnits(
+        X=take_rows(X, train),
         Y=scores.Y_residual,
         W=treatment_vector(W, n)[train],
         propensity=propensity_vector(propensity, n)[train],
         sample_weights=None if sample_weights is None else weights_vector(sample_weights, n)[train],
         groups=group_codes(groups, n)[0][train],
     )
-    fitted = data.fit(estimator)
-    values = _check_predictions(fitted.predict(_take(X, test)), estimator, task)
-    tau_hat = fitted.oob().tau_hat if hasattr(fitted, "oob") else _cross_fit(estimator, data, seed=task.seed)
-    residual = data.Y - (data.W - data.propensity) * tau_hat
+    fitted = units.fit(estimator)
+    values = _check_predictions(fitted.predict(take_rows(X, test)), estimator, task)
+    residual = units.residual(units.honest_effects(estimator, fitted, seed=task.seed, allow_gaps=True))
     seen = np.isfinite(residual)
-    omega = None if data.sample_weights is None else data.sample_weights[seen]
+    omega = None if units.sample_weights is None else units.sample_weights[seen]
     r_risk = float(np.average(residual[seen] ** 2, weights=omega)) if seen.any() else np.inf
     return FoldRank(Priorities(values, np.unique(np.asarray(groups)[train])), r_risk)
-
-
-@dataclass(frozen=True)
-class _Training:
-    X: FeatureBlocks | NDArray[Any]
-    Y: FloatArray
-    W: FloatArray
-    propensity: FloatArray
-    sample_weights: FloatArray | None
-    groups: IntArray
-
-    def fit(self, estimator: CateEstimator, rows: IntArray | None = None) -> Any:
-        """A copy of the estimator, fitted on some rows (all of them when absent)."""
-        rows = np.arange(len(self.Y), dtype=np.int64) if rows is None else rows
-        fitted: Any = copy.deepcopy(estimator)
-        fitted.fit(
-            _take(self.X, rows),
-            self.Y[rows],
-            self.W[rows],
-            propensity=self.propensity[rows],
-            sample_weights=None if self.sample_weights is None else self.sample_weights[rows],
-            groups=self.groups[rows],
-        )
-        return fitted
-
-
-def _cross_fit(estimator: CateEstimator, data: _Training, *, seed: int) -> FloatArray:
-    """tau_hat of the training rows by the fits without their fold of groups, for estimators without `oob`."""
-    folds = group_folds(data.groups, W=data.W, num_folds=RISK_FOLDS, seed=seed)
-    tau_hat = np.full(len(data.Y), np.nan)
-    for fold in range(RISK_FOLDS):
-        inside = np.flatnonzero(folds == fold)
-        fitted = data.fit(estimator, np.flatnonzero(folds != fold))
-        tau_hat[inside] = np.asarray(fitted.predict(_take(data.X, inside)), dtype=np.float64)
-    return tau_hat
 
 
 def _check_predictions(predicted: Any, estimator: CateEstimator, task: FoldTask) -> FloatArray:
@@ -242,7 +204,3 @@ def _check_predictions(predicted: Any, estimator: CateEstimator, task: FoldTask)
             "features or choose an estimator that takes missing values"
         )
     return values
-
-
-def _take(X: FeatureBlocks | NDArray[Any], rows: IntArray) -> FeatureBlocks | NDArray[Any]:
-    return X.take(rows) if isinstance(X, FeatureBlocks) else X[rows]

@@ -61,10 +61,15 @@ def sniff_driver(path: Path) -> str:
             head = stream.read(12)
     except OSError as error:
         raise ImageryError(f"{path}: cannot be read ({error.strerror})") from error
-    for magic, driver in _MAGIC.items():
-        if head.startswith(magic):
-            return driver
-    raise ImageryError(f"{path}: neither a GeoTIFF (COG) nor JPEG 2000 by its first bytes; convert it to a GeoTIFF")
+    driver = find_driver(head)
+    if driver is None:
+        raise ImageryError(f"{path}: neither a GeoTIFF (COG) nor JPEG 2000 by its first bytes; convert it to a GeoTIFF")
+    return driver
+
+
+def find_driver(head: bytes) -> str | None:
+    """GDAL's driver for the first 12 bytes of a file; None for any other format than is read."""
+    return next((driver for magic, driver in _MAGIC.items() if head.startswith(magic)), None)
 
 
 def open_raster(path: Path) -> Any:

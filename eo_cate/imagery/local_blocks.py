@@ -13,7 +13,7 @@ from rasterio.windows import Window
 
 from eo_cate.errors import ImageryError
 from eo_cate.imagery.files import gdal_env, open_raster
-from eo_cate.imagery.rasters import _grid_of
+from eo_cate.imagery.rasters import grid_of
 from eo_cate.imagery.scenes import Block, RasterHeader, ReadFailure
 from eo_cate.types import IntArray
 
@@ -51,7 +51,7 @@ class LocalBlocks:
                 if source.crs is None:
                     return ReadFailure(f"{path}: has no CRS")
                 return RasterHeader(
-                    grid=_grid_of(source, path),
+                    grid=grid_of(source, path),
                     block_shape=source.block_shapes[0],
                     count=source.count,
                     dtype=source.dtypes[0],

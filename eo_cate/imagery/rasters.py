@@ -107,7 +107,7 @@ class RasterReader:
         chips = np.full((len(top), len(self.bands), size_px, size_px), np.nan, dtype=np.float32)
         rows, columns = self.scene_grid.shape
         on_grid = (top < rows) & (top + size_px > 0) & (left < columns) & (left + size_px > 0)
-        for members in _share_reads(top, left, size_px, on_grid):
+        for members in share_reads(top, left, size_px, on_grid):
             row0, col0 = max(int(top[members].min()), 0), max(int(left[members].min()), 0)
             row1 = min(int(top[members].max()) + size_px, rows)
             col1 = min(int(left[members].max()) + size_px, columns)
@@ -188,7 +188,7 @@ def _check_files(bands: Sequence[str], paths: Sequence[Path]) -> tuple[Grid, flo
                     f"{path}: has no CRS, so that its pixels have no place; write it with gdal_edit -a_srs"
                 )
             if first is None:
-                first = _grid_of(source, path), source.crs
+                first = grid_of(source, path), source.crs
             elif source.crs != first[1]:
                 raise ImageryError(
                     f"{path}: its CRS {source.crs.to_string()[:60]} is not that of the first file, "
@@ -201,7 +201,14 @@ def _check_files(bands: Sequence[str], paths: Sequence[Path]) -> tuple[Grid, flo
     return grid, None if crs.is_geographic else float(np.sqrt(width * height) * crs.linear_units_factor[1])
 
 
-def _grid_of(source: Any, path: Path) -> Grid:
+def grid_of(source: Any, path: Path) -> Grid:
+    """The pixel grid of an open file.
+
+    Raises
+    ------
+    ImageryError
+        When it is rotated or not north up.
+    """
     a, b, c, d, e, f = tuple(source.transform)[:6]
     if not (a > 0 and e < 0 and b == 0 and d == 0):
         raise ImageryError(f"{path}: the first file's grid is rotated or not north up; rewrite it with gdalwarp")
@@ -210,7 +217,7 @@ def _grid_of(source: Any, path: Path) -> Grid:
     return Grid(crs=crs, transform=(a, b, c, d, e, f), shape=(source.height, source.width))
 
 
-def _share_reads(top: IntArray, left: IntArray, size_px: int, on_grid: BoolArray) -> Iterator[IntArray]:
+def share_reads(top: IntArray, left: IntArray, size_px: int, on_grid: BoolArray) -> Iterator[IntArray]:
     """Chips that are read at once: those of one tile, unless that would read twice what they cover or more."""
     index = np.flatnonzero(on_grid)
     tiles = np.stack([top[index] // _TILE_PX, left[index] // _TILE_PX])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -15,7 +16,12 @@ from eo_cate.multiscale.wrappers import BalanceBlocks, BlockAverage, MeanOf, Res
 from eo_cate.stats.params import Parameters
 from eo_cate.types import CateEstimator, FeatureBlocks, FloatArray, IntArray
 
-_AROUND = {"average": BlockAverage, "stack": Stack, "residual": Residual, "select": Select}
+_AROUND: dict[str, Callable[..., CateEstimator]] = {
+    "average": BlockAverage,
+    "stack": Stack,
+    "residual": Residual,
+    "select": Select,
+}
 PROCEDURES = ("concat", "concat_pca", "average_evidence", "mean_of", *_AROUND)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -20,7 +21,7 @@ from eo_cate.types import CateEstimator, FeatureBlocks, FloatArray
 BlockSets = Sequence[Sequence[str]]
 
 
-class _Members(Parameters):
+class _Members(Parameters, ABC):
     """Fitted copies of estimators, each on its set of blocks; tau_hat = their values times ``weights_``."""
 
     _units: TrainingUnits | None = None
@@ -79,8 +80,9 @@ class _Members(Parameters):
             raise EstimationError(str(error)) from error
         return np.asarray(self.weights_ @ np.stack(found))
 
+    @abstractmethod
     def _fit_members(self, units: TrainingUnits) -> None:
-        raise NotImplementedError
+        """Set ``members_``, ``sets_`` and ``weights_``."""
 
     def _require_fit(self) -> TrainingUnits:
         if self._units is None:
@@ -107,7 +109,7 @@ class BlockAverage(_Members):
         self.seed = seed
 
     def _fit_members(self, units: TrainingUnits) -> None:
-        self.sets_ = _resolve_sets(units.X, self.sets, with_all=False)
+        self.sets_ = _resolve_sets(units.blocks, self.sets, with_all=False)
         self.members_ = [_part(units, labels).fit(self.estimator) for labels in self.sets_]
         self.weights_ = np.full(len(self.sets_), 1 / len(self.sets_))
 
@@ -139,7 +141,7 @@ class MeanOf(_Members):
         if not self.estimators:
             raise EvaluationError("`estimators` is empty: give at least one")
         self.members_ = [units.fit(estimator) for estimator in self.estimators]
-        self.sets_ = [block_labels(units.X)] * len(self.members_)
+        self.sets_ = [block_labels(units.blocks)] * len(self.members_)
         self.weights_ = np.full(len(self.members_), 1 / len(self.members_))
 
     def oob(self) -> HonestEffects:
@@ -230,8 +232,8 @@ class Residual(_Members):
         self.seed = seed
 
     def _fit_members(self, units: TrainingUnits) -> None:
-        steps = order_by_scale(block_labels(units.X)) if self.sets is None else self.sets
-        self.sets_ = _resolve_sets(units.X, steps, with_all=False)
+        steps = order_by_scale(block_labels(units.blocks)) if self.sets is None else self.sets
+        self.sets_ = _resolve_sets(units.blocks, steps, with_all=False)
         self.members_ = []
         for step, labels in enumerate(self.sets_):
             part = _part(units, labels)
@@ -306,7 +308,7 @@ def _fit_honestly(
     units: TrainingUnits, estimator: CateEstimator, sets: BlockSets | None, seed: int
 ) -> tuple[list[tuple[str, ...]], list[Any], list[FloatArray]]:
     """Sets of blocks, the fits on them, and their effects out of group."""
-    resolved = _resolve_sets(units.X, sets, with_all=True)
+    resolved = _resolve_sets(units.blocks, sets, with_all=True)
     parts = [_part(units, labels) for labels in resolved]
     members = [part.fit(estimator) for part in parts]
     effects = [part.honest_effects(estimator, one, seed=seed) for part, one in zip(parts, members, strict=True)]
@@ -314,7 +316,7 @@ def _fit_honestly(
 
 
 def _part(units: TrainingUnits, labels: Sequence[str]) -> TrainingUnits:
-    return units.with_features(take_blocks(units.X, labels))
+    return units.with_features(take_blocks(units.blocks, labels))
 
 
 def _resolve_sets(X: FeatureBlocks, sets: BlockSets | None, *, with_all: bool) -> list[tuple[str, ...]]:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
-from pathlib import Path
 from typing import Any
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from eo_cate.config import dump_config
 from eo_cate.report import cells, rows, words, words_tests
@@ -15,17 +12,12 @@ from eo_cate.report.format import decimals_for, fmt, fmt_p, interval_words
 from eo_cate.report.inputs import FOREST_ENGINE, ReportInputs
 from eo_cate.report.region_words import region_context
 from eo_cate.report.tables import truth_table
+from eo_cate.report.templates import open_templates
 
 
 def render_html(inputs: ReportInputs, pictures: dict[str, bytes]) -> str:
     """The page, from the inputs and the PNG bytes of its pictures by path."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = open_templates()
     environment.filters.update(fmt=fmt, fmt_p=fmt_p, estimator_name=rows.estimator_name, with_article=rows.with_article)
     uris = {name: "data:image/png;base64," + base64.b64encode(content).decode() for name, content in pictures.items()}
     return environment.get_template("template.html.j2").render(

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 import shapely
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.colors import to_hex
 from numpy.typing import NDArray
 
@@ -21,6 +19,7 @@ from eo_cate.report.region_inputs import RegionShown
 from eo_cate.report.region_words import band_words, region_cells, support_words
 from eo_cate.report.rows import map_guards, map_warning
 from eo_cate.report.style import DIVERGING
+from eo_cate.report.templates import open_templates
 
 MOST_PIXELS = 250_000
 """Larger maps are shown with every k-th cell, and say so."""
@@ -41,26 +40,23 @@ def render_region(inputs: ReportInputs) -> str:
     shown = inputs.region
     if shown is None:
         raise ValueError("render_region needs a region")
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     data = map_data(inputs, shown)
     # "<" only ever occurs inside strings of JSON; escaped, no name can end the script.
     script = json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
-    return environment.get_template("region_page.html.j2").render(
-        title=inputs.config.title or inputs.config.name,
-        data=script,
-        guards=guard_lines(map_guards(inputs)).split("\n"),
-        warning=map_warning(inputs),
-        support=support_words(shown),
-        bands=band_words(shown),
-        credit=imagery_credit(inputs),
-        names=[str(name) for name in shown.polygons.index],
-        coarser=data["step"],
+    return (
+        open_templates()
+        .get_template("region_page.html.j2")
+        .render(
+            title=inputs.config.title or inputs.config.name,
+            data=script,
+            guards=guard_lines(map_guards(inputs)).split("\n"),
+            warning=map_warning(inputs),
+            support=support_words(shown),
+            bands=band_words(shown),
+            credit=imagery_credit(inputs),
+            names=[str(name) for name in shown.polygons.index],
+            coarser=data["step"],
+        )
     )
 
 

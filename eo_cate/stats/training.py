@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from eo_cate.errors import EvaluationError
 from eo_cate.stats.checks import group_codes, propensity_vector, treatment_vector, vector, weights_vector
 from eo_cate.stats.folds import group_folds
-from eo_cate.types import CateEstimator, FeatureBlocks, FloatArray, IntArray
+from eo_cate.types import CateEstimator, FeatureBlocks, FloatArray, IntArray, as_blocks
 
 RISK_FOLDS = 3
 
@@ -24,7 +24,7 @@ class TrainingUnits:
     ``sample_weights`` and ``groups`` are None where the user gave none: the estimator then gets none either.
     """
 
-    X: FeatureBlocks
+    X: FeatureBlocks | NDArray[Any]
     Y: FloatArray
     W: FloatArray
     propensity: FloatArray
@@ -59,10 +59,15 @@ class TrainingUnits:
             groups=None if groups is None else group_codes(groups, n)[0],
         )
 
+    @property
+    def blocks(self) -> FeatureBlocks:
+        """The features with their blocks; a plain array is one."""
+        return as_blocks(self.X)
+
     def take(self, rows: IntArray) -> TrainingUnits:
         """Some of the units."""
         return TrainingUnits(
-            X=self.X.take(rows),
+            X=take_rows(self.X, rows),
             Y=self.Y[rows],
             W=self.W[rows],
             propensity=self.propensity[rows],
@@ -115,15 +120,24 @@ class TrainingUnits:
         return float(np.average(self.residual(tau_hat) ** 2, weights=self.sample_weights))
 
     def _cross_fit(self, estimator: CateEstimator, seed: int) -> FloatArray:
-        has_sites = self.X.site.shape[1] > 0 or len(self.X.site) > 1
-        sites = self.X.site_index if has_sites else np.arange(len(self.Y))
-        folds = group_folds(sites if self.groups is None else self.groups, W=self.W, num_folds=RISK_FOLDS, seed=seed)
+        blocks = self._sites() if self.groups is None else self.groups
+        folds = group_folds(blocks, W=self.W, num_folds=RISK_FOLDS, seed=seed)
         tau_hat = np.full(len(self.Y), np.nan)
         for fold in range(RISK_FOLDS):
             inside = np.flatnonzero(folds == fold)
             fitted = self.take(np.flatnonzero(folds != fold)).fit(estimator)
-            tau_hat[inside] = np.asarray(fitted.predict(self.X.take(inside)), dtype=np.float64)
+            tau_hat[inside] = np.asarray(fitted.predict(take_rows(self.X, inside)), dtype=np.float64)
         return tau_hat
+
+    def _sites(self) -> IntArray:
+        """Site of each unit; each unit its own where features do not say."""
+        has_sites = isinstance(self.X, FeatureBlocks) and (self.X.site.shape[1] > 0 or len(self.X.site) > 1)
+        return self.blocks.site_index if has_sites else np.arange(len(self.Y), dtype=np.int64)
+
+
+def take_rows(X: FeatureBlocks | NDArray[Any], rows: IntArray) -> FeatureBlocks | NDArray[Any]:
+    """Some rows of features, in the form that they came in: a plain array stays one."""
+    return X.take(rows) if isinstance(X, FeatureBlocks) else X[rows]
 
 
 def check_effects(

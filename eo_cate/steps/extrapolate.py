@@ -51,17 +51,24 @@ _ABOUT = {
 
 @dataclass(frozen=True)
 class Area:
-    """A region that was read and checked: its polygons, cells, and people per cell (None without a raster)."""
+    """A region that was read and checked: its polygons, cells, and people per cell (None without a raster).
+
+    ``readers`` are the pixels that its cells can be found in, by period.
+    """
 
     settings: RegionConfig
     polygons: gpd.GeoDataFrame
     region: RegionCells
     people: FloatArray | None
+    readers: Mapping[str, ChipReader]
     notes: list[str]
 
 
 def open_area(run: Run, inputs: Inputs) -> Area | None:
-    """Read the region and lay its cells; all that can be refused is refused here. None when none is configured."""
+    """Read the region, lay its cells, fetch their pixels where they come from a catalogue; None without a region.
+
+    All that can be refused, or can fail to arrive, does so here, before the trial is analysed.
+    """
     settings = run.config.extrapolate
     if settings is None:
         return None
@@ -83,7 +90,8 @@ def open_area(run: Run, inputs: Inputs) -> Area | None:
             f"{path}: none of the region's {len(region.cells):,} cells lies on the imagery; is it the right file, and "
             "its CRS the one that its coordinates are in?"
         )
-    return Area(settings, polygons, region, _read_people(run, settings, region), _warn(run, inputs, settings))
+    people = _read_people(run, settings, region)
+    return Area(settings, polygons, region, people, _readers(run, inputs, region), _warn(run, inputs, settings))
 
 
 def _on_grid(region: RegionCells, grid: Grid) -> BoolArray:
@@ -147,9 +155,7 @@ def extrapolate_region(run: Run, inputs: Inputs, area: Area, model: MapModel) ->
     require_predictions(model)
     side = describe_trial(run, inputs.trial, model)
     bands, bands_reason = fit_bands(side)
-    values = predict_region(
-        run, _readers(run, inputs, region), region, model, side.space, block_cells=settings.block_cells
-    )
+    values = predict_region(run, area.readers, region, model, side.space, block_cells=settings.block_cells)
     if not np.isfinite(values.tau_hat).any():
         raise ImageryError(
             f"{settings.region}: none of the region's {len(region.cells):,} cells has a complete chip of "

@@ -11,28 +11,19 @@ import rasterio
 import shapely
 import xarray as xr
 import yaml
+from helpers_run import CONTENT, run_command, write_run
 
 from eo_cate import cli
+from eo_cate.config import merge
 from eo_cate.errors import ConfigError, ImageryError
-from eo_cate.simulation.small import SMALL_STRETCH, write_small
 
 CRS, LEFT, TOP = "EPSG:32636", 500_000.0, 200_000.0
-CONTENT = {
-    "name": "small",
-    "seed": 1,
-    "trial": {
-        "units": "units.csv", "unit_id": "unit", "outcome": "Y", "treatment": "W", "cluster": "village", "site": "village",
-        "stratum": "quadrant", "propensity": 0.5, "covariates": ["x1", "x2"], "true_effect": "tau",
-    },
-    "imagery": {"source": "rasters", "files": {b: f"scene/{b}.tif" for b in ("B04", "B03", "B02", "B08")}},
-    "embeddings": {
-        "encoder": "mean_colour", "scales": [16, 64], "bands": ["B04", "B03", "B02"], "input_px": 56,
-        "stretch": [list(SMALL_STRETCH)] * 3,
-    },
+SECTIONS = {
+    "embeddings": {"encoder": "mean_colour", "input_px": 56},
     "estimators": {"num_trees": 50},
     "evaluation": {"num_orders": 1, "num_permutations": 2, "num_draws": 19},
-    "extrapolate": {"region": "districts.gpkg", "resolution_m": 320, "block_cells": 20, "true_effect": "tau.tif"},
-}  # fmt: skip
+}
+REGION = {"region": "districts.gpkg", "resolution_m": 320, "block_cells": 20, "true_effect": "tau.tif"}
 
 
 def districts():
@@ -45,21 +36,13 @@ def districts():
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("region")
-    write_small(path, seed=1)
     districts().to_file(path / "districts.gpkg", driver="GPKG")
-    (path / "small.yaml").write_text(yaml.safe_dump(CONTENT))
-    return path
-
-
-def _run(folder, run_dir, *arguments):
-    command = ["extrapolate", str(folder / "small.yaml"), "--run-dir", str(run_dir), "--quiet", *arguments]
-    cli.app(command, result_action="return_value")
-    return json.loads((run_dir / "numbers.json").read_text())
+    return write_run(path, **SECTIONS, extrapolate=REGION)
 
 
 @pytest.fixture(scope="module")
 def numbers(folder):
-    return _run(folder, folder / "run")
+    return run_command("extrapolate", folder, folder / "run")
 
 
 def test_raster_zarr_and_tables_say_the_same(folder, numbers):
@@ -121,9 +104,9 @@ def test_direct_estimates_are_those_of_the_units_in_the_polygon(folder, numbers)
 def test_running_again_computes_nothing_and_another_block_size_changes_no_figure(folder, numbers):
     manifest = folder / "run" / "store" / "manifest.jsonl"
     before = manifest.read_text()
-    assert _run(folder, folder / "run")["region"] == numbers["region"]
+    assert run_command("extrapolate", folder, folder / "run")["region"] == numbers["region"]
     assert manifest.read_text() == before
-    other = _run(folder, folder / "run", "--extrapolate.block-cells", "1000")
+    other = run_command("extrapolate", folder, folder / "run", "--extrapolate.block-cells", "1000")
     assert other["region"]["regions"] == numbers["region"]["regions"]
     new = {json.loads(line)["stage"] for line in manifest.read_text().removeprefix(before).splitlines()}
     assert new == {"cells"}
@@ -141,13 +124,13 @@ def test_a_stopped_run_goes_on_from_its_blocks(folder, numbers, tmp_path, monkey
     manifest.write_text("".join(line for i, line in enumerate(lines) if i not in cells[-2:]))
     done, real = [], region_cells.predict_block
     monkeypatch.setattr(region_cells, "predict_block", lambda shard: done.append(len(shard.cell_ids)) or real(shard))
-    again = _run(folder, tmp_path / "run")
+    again = run_command("extrapolate", folder, tmp_path / "run")
     assert again["region"] == numbers["region"]
     assert 1 <= len(done) <= 2
 
 
 def test_workers_give_the_same_figures(folder, numbers):
-    assert _run(folder, folder / "dask", "--executor", "dask")["region"] == numbers["region"]
+    assert run_command("extrapolate", folder, folder / "dask", "--executor", "dask")["region"] == numbers["region"]
 
 
 def test_no_site_is_told(folder, numbers):
@@ -166,8 +149,7 @@ def test_the_report_shows_it_and_a_run_without_a_region_takes_it_away(folder, nu
     page = (folder / "run" / "report.html").read_text()
     assert "Beyond the trial" in page
     assert page.count(numbers["region"]["assumption"][:60]) >= 1
-    content = {k: v for k, v in CONTENT.items() if k != "extrapolate"}
-    (folder / "plain.yaml").write_text(yaml.safe_dump(content))
+    (folder / "plain.yaml").write_text(yaml.safe_dump(merge(CONTENT, SECTIONS)))
     command = ["run", str(folder / "plain.yaml"), "--run-dir", str(folder / "dask"), "--quiet"]
     cli.app(command, result_action="return_value")
     assert not (folder / "dask" / "maps" / "region.tif").exists()
@@ -196,13 +178,15 @@ def test_bad_input_is_refused_before_work(folder, tmp_path):
         (["--extrapolate.population", "people.tif"], "cells have a negative population"),
     ):
         with pytest.raises(ImageryError, match=message):
-            _run(folder, tmp_path / "run", *options)
+            run_command("extrapolate", folder, tmp_path / "run", *options)
         assert not (tmp_path / "run" / "store" / "manifest.jsonl").exists()
 
 
 def test_people_weigh_and_fine_cells_warn(folder, numbers, capsys):
     _population(folder, 9.0)
-    found = _run(folder, folder / "run", "--extrapolate.population", "people.tif", "--resolution-m", "150")
+    found = run_command(
+        "extrapolate", folder, folder / "run", "--extrapolate.population", "people.tif", "--resolution-m", "150"
+    )
     assert "finer than the smallest scale" in found["region"]["notes"][0]
     south = next(r for r in found["region"]["regions"] if r["region"] == "south")
     with rasterio.open(folder / "run" / "maps" / "region.tif") as source:

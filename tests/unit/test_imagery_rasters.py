@@ -18,7 +18,7 @@ from shapely import points
 
 from eo_cate.errors import ImageryError
 from eo_cate.imagery import RasterReader, files
-from eo_cate.imagery.rasters import _share_reads, place_sites
+from eo_cate.imagery.rasters import place_sites, share_reads
 from eo_cate.types import ChipReader, Grid
 
 RNG = np.random.default_rng(5)
@@ -318,11 +318,11 @@ def test_chips_far_apart_are_read_alone_and_crowded_ones_together():
     top, left = np.append(crowd, [900, 3000]), np.append(crowd[::-1], [10, 3000])
     on_grid = np.ones(len(top), dtype=bool)
     on_grid[-1] = False
-    reads = [m.tolist() for m in _share_reads(top, left, 128, on_grid)]
+    reads = [m.tolist() for m in share_reads(top, left, 128, on_grid)]
     assert sorted(itertools.chain(*reads)) == list(range(len(crowd) + 1))
     for members in reads:
         span = (np.ptp(top[members]) + 128) * (np.ptp(left[members]) + 128)
         assert span < 2 * len(members) * 128**2
     assert len(reads) < 5
     apart = np.array([0, 500, 1000])
-    assert [m.tolist() for m in _share_reads(apart, apart[::-1], 16, np.ones(3, dtype=bool))] == [[0], [1], [2]]
+    assert [m.tolist() for m in share_reads(apart, apart[::-1], 16, np.ones(3, dtype=bool))] == [[0], [1], [2]]

@@ -10,7 +10,7 @@ import shapely
 from pyproj import Transformer
 
 from eo_cate.errors import EoCateError, TrialError
-from eo_cate.imagery.stac import clear_pixels, find_scenes, find_scenes_static
+from eo_cate.imagery.stac import clear_pixels, find_scenes, walk_cells
 from eo_cate.simulation.archive import ArchiveSpec, make_archive, rebase_items
 from eo_cate.simulation.archive_ground import load_ground
 from eo_cate.simulation.archive_layout import plane_crs
@@ -46,7 +46,7 @@ def scenes_of(archive, points=None, **options):
     spec, folder, _ = archive
     points = np.array([spec.centre]) if points is None else points
     asked = {"size_m": 300, "start": min(spec.dates), "end": max(spec.dates), "bands": spec.bands, **options}
-    return find_scenes_static(str(folder / "catalog.json"), spec.collection, points, **asked).scenes
+    return find_scenes(str(folder / "catalog.json"), spec.collection, points, look=walk_cells, **asked).scenes
 
 
 def test_files_are_cogs_on_the_sensors_own_grid(archive):

@@ -6,14 +6,14 @@ import pytest
 from helpers_stac import box_item, collection_of, misbehaving_server
 
 from eo_cate.errors import ImageryError
-from eo_cate.imagery.stac import find_scenes_static
+from eo_cate.imagery.stac import find_scenes, walk_cells
 
 POINTS = np.array([[10.2, 10.2]])
 WHEN = {"start": dt.date(2000, 1, 1), "end": dt.date(2000, 12, 31), "bands": ("red",), "size_m": 1000}
 
 
 def find(catalog, points=POINTS, **options):
-    return find_scenes_static(str(catalog), "landsat-c2-l2", points, **{**WHEN, **options})
+    return find_scenes(str(catalog), "landsat-c2-l2", points, look=walk_cells, **{**WHEN, **options})
 
 
 def write(path, document):
@@ -94,7 +94,7 @@ def test_an_item_collection_and_its_filters(tmp_path):
     found = find(tmp_path / "items.json", max_cloud_cover=50, start=dt.date(2000, 2, 1))
     assert [s.scene_id for s in found.scenes] == ["i2", "i3", "i4", "i5"]
     with pytest.raises(ImageryError, match=r"no item belongs to 'x'; found \['landsat-c2-l2'\]"):
-        find_scenes_static(str(tmp_path / "items.json"), "x", POINTS, **WHEN)
+        find_scenes(str(tmp_path / "items.json"), "x", POINTS, look=walk_cells, **WHEN)
 
 
 def test_a_catalogue_on_the_web_names_no_files_and_relative_links_hang_on_the_item():

@@ -166,55 +166,44 @@ def fetch_pixels(
     """
     root = _root(folder, source, scenes_by_period)
     with lock_store(root):
-        work = _fetch(
-            *(scenes_by_period, sites, root, block_source),
+        planning = plan_run(
+            *(scenes_by_period, sites),
             bands=bands,
             size_px=size_px,
             resolution_m=resolution_m,
-            units=units,
-            progress=progress,
-            cache_bytes=cache_bytes,
-            etags=etags or {},
+            root=root,
+            block_source=block_source,
+        )
+        work = _fetch(
+            planning, block_source, units=units, progress=progress, cache_bytes=cache_bytes, etags=etags or {}
         )
         return _run_async(_within(block_source, work))
 
 
 async def _fetch(
-    scenes_by_period: ScenesByPeriod,
-    sites: gpd.GeoDataFrame,
-    root: Path,
+    planning: Coroutine[Any, Any, Run],
     block_source: BlockSource,
     *,
-    bands: Sequence[str],
-    size_px: int,
-    resolution_m: float | None,
     units: str,
     progress: bool,
     cache_bytes: int,
     etags: Mapping[str, str],
 ) -> FetchResult:
-    run = await plan_run(
-        *(scenes_by_period, sites),
-        bands=bands,
-        size_px=size_px,
-        resolution_m=resolution_m,
-        root=root,
-        block_source=block_source,
-    )
+    run = await planning
     _refuse_changed(run, etags)
-    write_description(root, run.grid, bands, units)
+    write_description(run.root, run.grid, run.bands, units)
     zones = sorted({int(zone) for zone in run.places["zone"] if zone})
-    groups = [(period, zone) for period in scenes_by_period for zone in zones]
+    groups = [(period, zone) for period in run.footprints for zone in zones]
     for period, zone in groups:
         folder = run.folder(period, zone)
-        create_group(folder, run.grid.zone(zone), bands=bands, units=units, period=period, source=root.name)
+        create_group(folder, run.grid.zone(zone), bands=run.bands, units=units, period=period, source=run.root.name)
         compact_manifest(folder)
     cache = BlockCache(block_source, run.files, run.needs, capacity=cache_bytes, extent=run.extent)
     await _work_off(run, cache, progress)
     for period, zone in groups:
         compact_manifest(run.folder(period, zone))
     return FetchResult(
-        sites=describe_sites(root, run.places, run.footprints, run.grid, size_px),
+        sites=describe_sites(run.root, run.places, run.footprints, run.grid, run.size_px),
         plan=run.summary(),
         blocks_fetched=cache.fetched,
         bytes_fetched=cache.fetched_bytes,

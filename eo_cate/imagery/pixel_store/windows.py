@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eo_cate.imagery.pixel_store.layout import open_array
-from eo_cate.imagery.rasters import _share_reads
+from eo_cate.imagery.rasters import share_reads
 from eo_cate.types import IntArray
 
 Slabs = Mapping[str, NDArray[Any]]
@@ -20,7 +20,7 @@ def read_windows(
     folder: Path, names: Sequence[str], top: IntArray, left: IntArray, size_px: int
 ) -> Iterator[tuple[int, Slabs]]:
     """Yield (index, arrays (..., size_px, size_px)) of each window, in the order of their places."""
-    for members in _share_reads(top, left, size_px, np.ones(len(top), dtype=np.bool_)):
+    for members in share_reads(top, left, size_px, np.ones(len(top), dtype=np.bool_)):
         row, column = int(top[members].min()), int(left[members].min())
         rows = slice(row, int(top[members].max()) + size_px)
         columns = slice(column, int(left[members].max()) + size_px)

@@ -145,7 +145,7 @@ class RemoteBlocks:
     async def _open(self, href: str) -> _File | ReadFailure:
         header = HeaderBytes(self._client, href)
         try:
-            driver = gdal.find_driver(await header.get(0, 12), href)
+            driver = gdal.require_driver(await header.get(0, 12), href)
             layout = await read_layout(header) if driver == "GTiff" else None
             etag = self._client.etag(href)
             if layout is not None and decodes(layout) and layout.epsg and layout.transform:

@@ -21,7 +21,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
 
 from eo_cate.errors import ImageryError
-from eo_cate.imagery.files import _MAGIC, gdal_env
+from eo_cate.imagery.files import find_driver, gdal_env
 from eo_cate.imagery.remote.hosts import describe
 from eo_cate.imagery.remote.tiff import HeaderBytes, check_size
 from eo_cate.imagery.scenes import Block, RasterHeader
@@ -31,7 +31,7 @@ _NAME = "remote"
 """The only file there is, to GDAL."""
 
 
-def find_driver(magic: bytes, href: str) -> str:
+def require_driver(head: bytes, href: str) -> str:
     """GDAL's driver for a file's first bytes, by the same list as for local files.
 
     Raises
@@ -39,10 +39,10 @@ def find_driver(magic: bytes, href: str) -> str:
     ImageryError
         For any other format: a VRT may point to any other file or host.
     """
-    for start, driver in _MAGIC.items():
-        if magic.startswith(start):
-            return driver
-    raise ImageryError(f"{describe(href)}: neither a GeoTIFF (COG) nor JPEG 2000 by its first bytes")
+    driver = find_driver(head)
+    if driver is None:
+        raise ImageryError(f"{describe(href)}: neither a GeoTIFF (COG) nor JPEG 2000 by its first bytes")
+    return driver
 
 
 @dataclass(frozen=True)

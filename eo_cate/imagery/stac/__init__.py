@@ -15,7 +15,7 @@ from eo_cate.imagery.stac.masks import PixelMask, clear_pixels
 from eo_cate.imagery.stac.presets import APIS, COLLECTIONS, find_api
 from eo_cate.imagery.stac.search import find_scenes, search_cells
 from eo_cate.imagery.stac.select import FoundScenes, Wanted, refuse_late
-from eo_cate.imagery.stac.static import find_scenes_static, walk_cells
+from eo_cate.imagery.stac.static import walk_cells
 
 __all__ = [
     "APIS",
@@ -33,7 +33,6 @@ __all__ = [
     "degree_cells",
     "find_api",
     "find_scenes",
-    "find_scenes_static",
     "freeze_scenes",
     "keep_touching",
     "make_request",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -68,7 +68,7 @@ def search_cells(
 
 
 def find_scenes(
-    api: str,
+    address: str,
     collection: str,
     points: FloatArray,
     *,
@@ -78,14 +78,15 @@ def find_scenes(
     bands: Sequence[str],
     platforms: Sequence[str] = (),
     max_cloud_cover: float | None = None,
+    look: Callable[..., FoundScenes] = search_cells,
     **options: Any,
 ) -> FoundScenes:
-    """Scenes of an API whose footprint touches a chip.
+    """Scenes of an API, or of a static catalogue, whose footprint touches a chip.
 
     Parameters
     ----------
-    api, collection : str
-        As in `search_cells`, which also explains the options.
+    address, collection : str
+        As in `search_cells`.
     points : (site, 2)
         Longitude and latitude of the chips' centres; they stay here.
     size_m : float
@@ -94,9 +95,11 @@ def find_scenes(
         First and last day, both included.
     bands, platforms, max_cloud_cover
         As in `Wanted`.
+    look : callable
+        `search_cells`, or `static.walk_cells` for a static catalogue; it also explains the options.
     """
     wanted = Wanted(tuple(bands), start, end, tuple(platforms), max_cloud_cover)
-    found = search_cells(api, collection, degree_cells(points, size_m), wanted, **options)
+    found = look(address, collection, degree_cells(points, size_m), wanted, **options)
     return replace(found, scenes=keep_touching(found.scenes, points, size_m))
 
 

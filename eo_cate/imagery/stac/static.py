@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from pystac.utils import make_absolute_href
 from pystac_client.exceptions import APIError
 from pystac_client.stac_api_io import StacApiIO
 
 from eo_cate.errors import ImageryError
-from eo_cate.imagery.stac.areas import Cell, cells_area, degree_cells, keep_touching
+from eo_cate.imagery.stac.areas import Cell, cells_area
 from eo_cate.imagery.stac.items import Json
 from eo_cate.imagery.stac.links import CheckUrl, check_address, check_local, is_web, open_session
 from eo_cate.imagery.stac.search import licence_text
 from eo_cate.imagery.stac.select import FoundScenes, Wanted, select_items
-from eo_cate.types import FloatArray
 
 MAX_DOCUMENTS = 500_000
 _AT_ONCE = 8
@@ -57,25 +54,6 @@ def walk_cells(
         for asset in (a for s in scenes for a in (*s.assets.values(), s.mask) if a is not None and not is_web(a.href)):
             check_local(asset.href, walked.root)
     return replace(found, scenes=scenes)
-
-
-def find_scenes_static(
-    catalog: str,
-    collection: str,
-    points: FloatArray,
-    *,
-    size_m: float,
-    start: dt.date,
-    end: dt.date,
-    bands: Sequence[str],
-    platforms: Sequence[str] = (),
-    max_cloud_cover: float | None = None,
-    **options: Any,
-) -> FoundScenes:
-    """Scenes of a static catalogue whose footprint touches a chip; parameters as in `search.find_scenes`."""
-    wanted = Wanted(tuple(bands), start, end, tuple(platforms), max_cloud_cover)
-    found = walk_cells(catalog, collection, degree_cells(points, size_m), wanted, **options)
-    return replace(found, scenes=keep_touching(found.scenes, points, size_m))
 
 
 class _Walk:
