@@ -12,6 +12,7 @@ import numpy as np
 from eo_cate.errors import EoCateError
 from eo_cate.evaluation import OutcomeModel, TrialVectors
 from eo_cate.evaluation.configurations import blocks_key
+from eo_cate.multiscale.blocks import take_blocks
 from eo_cate.steps.context import IMAGE, Run
 from eo_cate.steps.estimators import build_forest
 from eo_cate.types import FeatureBlocks, FloatArray, Trial
@@ -87,8 +88,6 @@ class MapModel:
 
     def _reduce_with(self, member: Any, X: FeatureBlocks) -> FeatureBlocks:
         if hasattr(self.fitted, "sets_"):
-            from eo_cate.multiscale.blocks import take_blocks
-
             X = take_blocks(X, self.fitted.sets_[self._members().index(member)])
         reduced: FeatureBlocks = member.reduce(X) if hasattr(member, "reduce") else X
         return reduced

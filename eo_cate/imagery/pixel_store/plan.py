@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +97,11 @@ class Run:
         """The group of a period and zone."""
         return group_folder(self.root, period, zone)
 
+    def shard_grid(self, shard: Shard) -> Grid:
+        """The grid of a shard's pixels."""
+        zone, row, col = shard
+        return crop_grid(self.grid.zone(zone), row * SHARD_PX, col * SHARD_PX, SHARD_PX, SHARD_PX)
+
     def todo(self, work: ShardWork) -> BoolArray:
         """The pixels of a shard that are to be computed."""
         asked = windows_mask(work.shard, work.windows, self.size_px)
@@ -107,10 +112,9 @@ class Run:
 
     def extent(self, k: int, href: str) -> Extent | None:
         """The part of a file that lies in a shard; None where it is interpolated, from pixels beyond the shard too."""
-        header, (zone, row, col) = self.files.headers[href], self.works[k].shard
+        header = self.files.headers[href]
         assert isinstance(header, RasterHeader)
-        shard_grid = crop_grid(self.grid.zone(zone), row * SHARD_PX, col * SHARD_PX, SHARD_PX, SHARD_PX)
-        offset = pixel_offset(northern(header.grid), shard_grid)
+        offset = pixel_offset(northern(header.grid), self.shard_grid(self.works[k].shard))
         if offset is None:
             return None
         return offset[0], offset[0] + SHARD_PX, offset[1], offset[1] + SHARD_PX
@@ -174,7 +178,7 @@ async def plan_run(
     wanted = [footprints[period].scenes[scene] for period, scene in sorted(used)]
     await files.open(block_source, [asset.href for scene in wanted for asset in scene_assets(scene, bands)])
     needs = [_needs(run, work) for work in works]
-    return Run(root, tuple(bands), grid, size_px, places, footprints, files, works, needs, len(used), stored)
+    return replace(run, works=works, needs=needs, scenes=len(used), stored=stored)
 
 
 def use_scenes(run: Run, work: ShardWork, todo: BoolArray) -> tuple[list[SceneUse], BoolArray, BoolArray]:
@@ -184,8 +188,7 @@ def use_scenes(run: Run, work: ShardWork, todo: BoolArray) -> tuple[list[SceneUs
     not be read fails all pixels under its scene's footprint.
     """
     index, shard = run.footprints[work.period], work.shard
-    zone_grid = run.grid.zone(shard[0])
-    shard_grid = crop_grid(zone_grid, shard[1] * SHARD_PX, shard[2] * SHARD_PX, SHARD_PX, SHARD_PX)
+    zone_grid, shard_grid = run.grid.zone(shard[0]), run.shard_grid(shard)
     over = {scene: todo & cells_to_pixels(cells) for scene, cells in index.over_cells(shard, zone_grid).items()}
     over = {scene: pixels for scene, pixels in over.items() if pixels.any()}
     headers = {scene: _first_header(run, index.scenes[scene]) for scene in over}
@@ -245,8 +248,7 @@ def _assess(
 
 def _needs(run: Run, work: ShardWork) -> IntArray:
     """Numbers of the blocks that a shard needs, sorted."""
-    zone_grid: Grid = run.grid.zone(work.shard[0])
-    shard_grid = crop_grid(zone_grid, work.shard[1] * SHARD_PX, work.shard[2] * SHARD_PX, SHARD_PX, SHARD_PX)
+    shard_grid = run.shard_grid(work.shard)
     numbers = [np.empty(0, dtype=np.int64)]
     needed: dict[tuple[Any, ...], BoolArray] = {}
     for use in use_scenes(run, work, run.todo(work))[0]:
