@@ -22,7 +22,7 @@ class MultiscaleConfig(Part):
         description="How the forest sees several scales. `concat`: side by side (the paper's); `concat_pca`: reduced "
         "per scale, on training sites only; `average`: the mean of such forests, one per scale (as many times slower).",
     )
-    components: PositiveInt = Field(10, description="Principal components kept per scale (not for `concat`).")
+    components: PositiveInt = Field(20, description="Principal components kept per scale (not for `concat`).")
     sets: tuple[tuple[PositiveInt, ...], ...] = Field(
         (), description="scale search: sets of three scales or more, tried beside all single scales and pairs."
     )

@@ -93,7 +93,7 @@ class ConcatPCA(Parameters):
         Principal components kept per block.
     """
 
-    def __init__(self, estimator: CateEstimator, *, components: int = 10) -> None:
+    def __init__(self, estimator: CateEstimator, *, components: int = 20) -> None:
         if components < 1:
             raise EoCateError(f"`components` is {components}: give 1 or more")
         self.estimator = estimator
@@ -178,7 +178,7 @@ class ConcatPCA(Parameters):
 
 
 def make_procedure(
-    name: str, estimator: CateEstimator, *, components: int = 10, balance: bool = False, seed: int = 0
+    name: str, estimator: CateEstimator, *, components: int = 20, balance: bool = False, seed: int = 0
 ) -> CateEstimator:
     """Wrap an estimator in a procedure by name.
 
