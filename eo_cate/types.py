@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-import geopandas as gpd
 import numpy as np
 from numpy.typing import NDArray
 
 from eo_cate.errors import EoCateError, TrialError
+
+if TYPE_CHECKING:
+    import geopandas as gpd
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]

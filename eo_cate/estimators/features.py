@@ -7,16 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import issparse
-from sklearn.exceptions import NotFittedError
 
 from eo_cate.errors import EstimationError
 from eo_cate.types import FeatureBlocks, as_blocks
 
 _BLOCK = 1024
-
-
-class UnfittedError(EstimationError, NotFittedError):  # type: ignore[misc, unused-ignore]
-    """Predictions were asked for before `fit`."""
 
 
 def to_blocks(X: Any, site_index: ArrayLike | None = None) -> FeatureBlocks:

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import clone
 
 from eo_cate.errors import EstimationError
 from eo_cate.estimators.forest.causal_forest import CausalForest
@@ -72,6 +71,8 @@ def grow_until_stable(
     EstimationError
         When ``agreement`` or ``most_trees`` is out of range, and as `CausalForest.fit`.
     """
+    from sklearn.base import clone
+
     if not 0 < agreement < 1:
         raise EstimationError(f"`agreement` is {agreement}: give a number between 0 and 1")
     if most_trees < max(forest.num_trees, 4):

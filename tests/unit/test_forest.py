@@ -48,6 +48,21 @@ def test_import_does_not_load_the_engine():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_a_fit_loads_neither_scikit_learn_nor_pandas():
+    """They would take more memory than the features of 10,000 units and 1,600 columns."""
+    code = """if True:
+        import sys
+        import numpy as np
+        from eo_cate.estimators import CausalForest
+        X, W = np.random.default_rng(0).standard_normal((200, 4)), np.arange(200) % 2
+        forest = CausalForest(10).fit(X, X[:, 0] * W, W, propensity=0.5)
+        forest.oob(), forest.predict(X, std_err=True), forest.variable_importance()
+        print(sorted({"sklearn", "pandas", "pyarrow", "geopandas", "scipy.stats"} & set(sys.modules)))
+    """
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]"
+
+
 @pytest.mark.parametrize("p_unit", [0, 2])
 def test_threads_and_repetition_change_no_bit(p_unit):
     X, Y, W, site, _ = village_trial(p_unit=p_unit)

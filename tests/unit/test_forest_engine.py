@@ -1,11 +1,12 @@
 """The compiled engine beside its definition in plain numpy: splits, leaves, draws, bins."""
 
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import pytest
 
-from eo_cate.estimators.forest import draws
+from eo_cate.estimators.forest import draws, nodes
 from eo_cate.estimators.forest import grow as engine
 from eo_cate.estimators.forest.bins import fit_bins
 from eo_cate.estimators.forest.grow import Rules, grow_forest
@@ -89,7 +90,7 @@ def best_split(X, Y, W, weights, *, is_causal, min_count=5.0, alpha=0.05):
 @pytest.mark.parametrize("is_causal", [True, False])
 @pytest.mark.parametrize("missing", [False, True])
 @pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("n", [120, 240, 800])  # split halves of 30 and 60 rows (ranked), and of 200 (binned)
+@pytest.mark.parametrize("n", [120, 240, 400, 800])  # split halves of 30, 60, 100 rows (ranked), and of 200 (binned)
 def test_the_first_split_is_the_best_by_definition(n, weighted, missing, is_causal, monkeypatch):
     monkeypatch.setattr(engine, "_number_cdf", lambda mtry, p: np.append(np.zeros(p - 1), 1.0))  # every feature
     X, Y, W, omega = units(n, missing=missing)
@@ -111,6 +112,27 @@ def test_the_first_split_is_the_best_by_definition(n, weighted, missing, is_caus
         assert np.array_equal(mine[split], expected[1])
         checked += 1
     assert checked >= 15
+
+
+def test_a_node_is_passed_over_only_where_no_partition_keeps_the_counts():
+    """All partitions of a few rows tell: a node where one keeps both counts is never passed over."""
+    rng, minimum, passed = np.random.default_rng(3), 5.0, 0
+    for _ in range(400):
+        number, moments = int(rng.integers(1, 7)), np.zeros((9, 8))
+        moments[:, 5], moments[:, 6] = rng.integers(0, 12, 9), rng.integers(0, 12, 9)
+        moments[:, 5] += moments[:, 5:7].sum(axis=1) == 0
+        moments[:, 7] = moments[:, 5:7].sum(axis=1)
+        rows = rng.permutation(9).astype(np.uint32)
+        own = moments[rows[2 : 2 + number]]
+        total = own.sum(axis=0, keepdims=True)
+        lefts = [own[list(left), 5:7].sum(axis=0) for k in range(number) for left in combinations(range(number), k)]
+        possible = any((left >= minimum).all() and (total[0, 5:7] - left >= minimum).all() for left in lefts)
+        found = nodes.can_part(moments, rows, 2, 2 + number, total, minimum)
+        assert found or not possible
+        if number == 1 or (total[0, 5:7] < 2 * minimum).any():
+            assert not found
+        passed += not found and (total[0, 5:7] >= 2 * minimum).all()
+    assert passed > 20
 
 
 @pytest.mark.parametrize("is_causal", [True, False])

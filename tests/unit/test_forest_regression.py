@@ -172,7 +172,7 @@ def test_options_are_those_of_a_scikit_learn_estimator(kind):
     assert copy.get_params().keys() == forest.get_params().keys()
     assert copy.set_params(num_trees=10, alpha=0.1).get_params()["num_trees"] == 10
     assert forest.num_trees == 50
-    with pytest.raises(EstimationError, match="no options"):
+    with pytest.raises(EstimationError, match="no parameter"):
         copy.set_params(n_estimators=3)
     with pytest.raises(EstimationError, match="`num_trees` is 3"):
         copy.set_params(num_trees=3)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from eo_cate.errors import EstimationError, EvaluationError
-from eo_cate.estimators.features import UnfittedError, check_same_features, to_blocks
+from eo_cate.estimators.features import check_same_features, to_blocks
 from eo_cate.estimators.forest.arguments import Units, check_refits, check_units
 from eo_cate.estimators.forest.options import MIN_GROUPS, ForestOptions, check_feature_weights
 from eo_cate.stats import checks
@@ -312,6 +312,8 @@ class CausalForest(ForestOptions):
     def require_fitted(self) -> Fitted:
         """The state of `fit`, or an EstimationError."""
         if self._fitted is None:
+            from eo_cate.estimators.forest.sklearn_protocol import UnfittedError
+
             raise UnfittedError("this CausalForest is not fitted: call `fit` first")
         return self._fitted
 

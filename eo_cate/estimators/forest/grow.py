@@ -10,7 +10,7 @@ from typing import Any
 import joblib
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import poisson
+from scipy.special import pdtr
 
 from eo_cate.estimators.forest import kernels
 from eo_cate.estimators.forest.bins import MISSING, Codes
@@ -200,7 +200,7 @@ def _least_score(moments: FloatArray) -> float:
 def _number_cdf(mtry: int, p: int) -> FloatArray:
     """P(number drawn <= k), k = 1..: Poisson with mean ``mtry``, at least 1, at most p."""
     most = min(p, int(mtry + 10 * math.sqrt(mtry) + 20))
-    cdf = np.asarray(poisson.cdf(np.arange(1, most + 1), mtry), dtype=np.float64)
+    cdf = np.asarray(pdtr(np.arange(1, most + 1), mtry), dtype=np.float64)
     cdf[-1] = 1.0
     return cdf
 

@@ -211,12 +211,13 @@ def _transpose(builder: Any, rows: list[Any]) -> list[Any]:
     return [join(first, second, list(range(BLOCK))) for first, second in zip(*fours, strict=True)]
 
 
-def _type_differ(typingctx: Any, codes: Any) -> Any:
-    """Bit i says whether codes[i] and codes[i + 1] differ, for the first 64."""
+def _type_differ(typingctx: Any, codes: Any, first: Any) -> Any:
+    """Bit i says whether codes[first + i] and codes[first + i + 1] differ, for 64 of them."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         vector = ir.VectorType(ir.IntType(8), LANES)
         data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        data = builder.gep(data, [context.cast(builder, args[1], signature.args[1], types.intp)])
         one = ir.Constant(ir.IntType(64), 1)
         here, there = (
             builder.load(builder.bitcast(place, vector.as_pointer()), align=1)
@@ -224,7 +225,7 @@ def _type_differ(typingctx: Any, codes: Any) -> Any:
         )
         return builder.bitcast(builder.icmp_unsigned("!=", here, there), ir.IntType(LANES))
 
-    return types.uint64(codes), codegen
+    return types.uint64(codes, first), codegen
 
 
 count_ones: Any = intrinsic(_type_count_ones)

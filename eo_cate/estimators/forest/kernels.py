@@ -23,11 +23,10 @@ from eo_cate.estimators.forest.draws import (
 )
 from eo_cate.estimators.forest.jit import BLOCK, LANES, NUM_VALUES, WIDTH, bare, kernel
 from eo_cate.estimators.forest.nodes import (
-    COUNT_A,
-    COUNT_B,
     OMEGA,
     UNITS,
     Y_SUM,
+    can_part,
     causal_values,
     divide_features,
     gather_codes,
@@ -112,7 +111,7 @@ def _grow_tree(
         while True:
             best[0], best[1], best[2] = 0.0, 1.0, -1.0
             sum_rows(moments, split_rows, low, high, node)
-            can_split = high - low > 1 and node[0, COUNT_A] >= 2 * min_count and node[0, COUNT_B] >= 2 * min_count
+            can_split = can_part(moments, split_rows, low, high, node, min_count)
             if can_split and is_causal:
                 can_split = causal_values(moments, split_rows, low, high, node, values)
             elif can_split:
@@ -189,7 +188,7 @@ def _make_scratch(num_rows: Any, num_runs: Any, p: Any, most_drawn: Any) -> Any:
         np.empty(p, np.int64),
         np.zeros(p, np.bool_),
         np.empty(p),
-        np.empty(most_drawn * num_rows + LANES, np.uint8),
+        np.empty(most_drawn * num_rows + 2 * LANES, np.uint8),
         np.zeros((num_rows + num_runs, NUM_VALUES)),
         (
             np.zeros(4, np.uint64),

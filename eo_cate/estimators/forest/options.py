@@ -1,19 +1,20 @@
-"""Options that both forests share, checked before long work and readable by scikit-learn's `clone`."""
+"""Options that both forests share, checked before long work, and what scikit-learn asks of an estimator."""
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, Self
 
 import numpy as np
-from sklearn.base import BaseEstimator
 
 from eo_cate.errors import EstimationError
+from eo_cate.stats.params import Parameters
 from eo_cate.types import FloatArray
 
 MIN_GROUPS = 10
 
 
-class ForestOptions(BaseEstimator):  # type: ignore[misc, unused-ignore]
+class ForestOptions(Parameters):
     """The options of a forest, checked; a subclass keeps each argument under its name, as scikit-learn wants it."""
 
     num_trees: int
@@ -33,10 +34,34 @@ class ForestOptions(BaseEstimator):  # type: ignore[misc, unused-ignore]
         return self._fitted is not None
 
     def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.allow_nan = True
-        tags.target_tags.required = True
-        return tags
+        from eo_cate.estimators.forest.sklearn_protocol import make_tags
+
+        return make_tags(None)
+
+    def __repr__(self) -> str:
+        defaults = inspect.signature(type(self)).parameters
+        given = {name: repr(value) for name, value in self.get_params().items()}
+        changed = [f"{name}={value}" for name, value in given.items() if value != repr(defaults[name].default)]
+        return f"{type(self).__name__}({', '.join(changed)})"
+
+    def get_metadata_routing(self) -> Any:
+        """What scikit-learn's searches should pass to `fit`: a MetadataRequest."""
+        from eo_cate.estimators.forest.sklearn_protocol import request_metadata
+
+        return request_metadata(self, {})
+
+    def set_fit_request(self, **requests: bool | str | None) -> Self:
+        """Ask scikit-learn's searches to pass arguments of `fit` (True, or the name under which they are given).
+
+        Raises
+        ------
+        EstimationError
+            For a name that `fit` does not take.
+        """
+        from eo_cate.estimators.forest.sklearn_protocol import request_metadata
+
+        self._metadata_request = request_metadata(self, requests)
+        return self
 
     def set_params(self, **params: Any) -> Self:
         """Change options; `fit` uses them.
@@ -46,11 +71,6 @@ class ForestOptions(BaseEstimator):  # type: ignore[misc, unused-ignore]
         EstimationError
             For an unknown name or a bad value.
         """
-        unknown = sorted(set(params) - set(self._get_param_names()))
-        if unknown:
-            raise EstimationError(
-                f"{unknown} are no options of {type(self).__name__}: choose among {self._get_param_names()}"
-            )
         super().set_params(**params)
         self._check_options()
         return self

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import RegressorMixin
 
 from eo_cate.errors import EstimationError, EvaluationError
-from eo_cate.estimators.features import UnfittedError, check_same_features, to_blocks
+from eo_cate.estimators.features import check_same_features, to_blocks
 from eo_cate.estimators.forest.arguments import check_columns
 from eo_cate.estimators.forest.options import MIN_GROUPS, ForestOptions, check_feature_weights
 from eo_cate.stats import checks
@@ -37,7 +36,7 @@ class _Posed:
         return ones, ones
 
 
-class RegressionForest(RegressorMixin, ForestOptions):  # type: ignore[misc, unused-ignore]
+class RegressionForest(ForestOptions):
     """Honest regression forest (Athey, Tibshirani, Wager 2019), with bags and honesty by group.
 
     Parameters
@@ -120,6 +119,17 @@ class RegressionForest(RegressorMixin, ForestOptions):  # type: ignore[misc, unu
         self._fitted = posed, trees
         self.n_features_in_ = posed.codes.shape[1]
         return self
+
+    def __sklearn_tags__(self) -> Any:
+        from eo_cate.estimators.forest.sklearn_protocol import make_tags
+
+        return make_tags("regressor")
+
+    def score(self, X: FeatureBlocks | NDArray[Any], y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
+        """R2 of `predict`, as scikit-learn's regressors have it."""
+        from sklearn.metrics import r2_score
+
+        return float(r2_score(y, self.predict(X), sample_weight=sample_weight))
 
     def predict(self, X: FeatureBlocks | NDArray[Any]) -> FloatArray:
         """E[Y | x] of units of other groups, shape (n,)."""
@@ -232,6 +242,8 @@ class RegressionForest(RegressorMixin, ForestOptions):  # type: ignore[misc, unu
 
     def _require_fitted(self) -> tuple[_Posed, Trees]:
         if self._fitted is None:
+            from eo_cate.estimators.forest.sklearn_protocol import UnfittedError
+
             raise UnfittedError("this RegressionForest is not fitted: call `fit` first")
         return self._fitted
 
