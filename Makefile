@@ -7,7 +7,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help:
 	@echo "make demo     run the whole pipeline on a simulated trial over real Sentinel-2 pixels -> runs/demo/report.html"
 	@echo "make test     style, types, import contract and the whole test suite"
-	@echo "make study    the long simulations behind docs/validity.md (hours; resumable)"
+	@echo "make study    the long simulations behind docs/validity.md, docs/simulation.md and docs/beyond.md (hours; resumable)"
 	@echo "make bench    benchmarks against their rivals, the quick form"
 	@echo "make install  only the environment (.venv, from requirements.lock), the weights and the demo scene"
 
@@ -29,7 +29,9 @@ lint: install
 	$(BIN)/lint-imports
 
 study: install
+	$(BIN)/python pipelines/beyond_seeds.py
 	$(BIN)/python pipelines/validity_study.py
+	$(BIN)/python pipelines/simulation_study.py
 
 bench: install
 	for file in benchmarks/rate.py benchmarks/search.py benchmarks/forest.py benchmarks/applicability.py benchmarks/embed.py benchmarks/extrapolate.py; do $(BIN)/python $$file --quick || exit 1; done

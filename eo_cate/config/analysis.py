@@ -13,19 +13,37 @@ from pydantic import (
 
 from eo_cate.config.part import Part
 
+Procedure = Literal["concat", "concat_pca", "average", "average_evidence", "mean_of", "stack", "residual", "select"]
+
 
 class MultiscaleConfig(Part):
     """How the scales are put together."""
 
-    procedure: Literal["concat", "concat_pca", "average"] = Field(
+    procedure: Procedure = Field(
         "concat_pca",
-        description="How the forest sees several scales. `concat`: side by side (the paper's); `concat_pca`: reduced "
-        "per scale, on training sites only; `average`: the mean of such forests, one per scale (as many times slower).",
+        description="What is evaluated beside RidgeR. A forest on scales side by side (`concat`: the paper's; "
+        "`concat_pca`: reduced per scale, on training sites only); forests one per scale and their mean (`average`), "
+        "weighted mean (`stack`) or best (`select`: it loses), or coarse to fine (`residual`); a kernel method "
+        "(`average_evidence`), or its mean with a forest (`mean_of`).",
+    )
+    map_procedure: Procedure = Field(
+        "mean_of",
+        description="What draws the map and predicts a region: one of the same. `mean_of` ranked unsampled places best "
+        "in the simulation study.",
     )
     components: PositiveInt = Field(20, description="Principal components kept per scale (not for `concat`).")
+    balance: bool = Field(
+        False, description="Give each scale the same chance at a forest's splits, however many columns it has."
+    )
     sets: tuple[tuple[PositiveInt, ...], ...] = Field(
         (), description="scale search: sets of three scales or more, tried beside all single scales and pairs."
     )
+
+    @model_validator(mode="after")
+    def _check(self) -> MultiscaleConfig:
+        if self.balance and {self.procedure, self.map_procedure} == {"average_evidence"}:
+            raise ValueError("balance: average_evidence has no forest whose splits could be balanced; leave it out")
+        return self
 
 
 class EstimatorsConfig(Part):

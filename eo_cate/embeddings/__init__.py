@@ -8,6 +8,7 @@ from eo_cate.embeddings.encoders import (
     FAMILIES,
     Encoder,
     EncoderSpec,
+    SequenceEncoder,
     TokenEncoder,
     encoder_spec,
     list_encoders,
@@ -17,14 +18,17 @@ from eo_cate.embeddings.encoders import (
 from eo_cate.embeddings.export import export_embedding
 from eo_cate.embeddings.modes import check_mode, native_px, scales_in_pixels
 from eo_cate.embeddings.periods import join_periods
+from eo_cate.embeddings.sequences import embed_sequence
 
 __all__ = [
     "ENCODERS",
     "FAMILIES",
     "Encoder",
     "EncoderSpec",
+    "SequenceEncoder",
     "TokenEncoder",
     "check_mode",
+    "embed_sequence",
     "embed_sites",
     "encoder_spec",
     "export_embedding",

@@ -38,9 +38,13 @@ def read_bands(
     return shown
 
 
-def missing_share(chips: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Share of each chip's pixels that lack a finite value in any band, shape (b,)."""
-    share: NDArray[np.float64] = (~np.isfinite(chips).all(axis=1)).mean(axis=(1, 2))
+def missing_share(chips: NDArray[np.float32], *, periods: int = 1) -> NDArray[np.float64]:
+    """Share of each chip's pixels that lack a finite value in any band, shape (b,).
+
+    Where bands are those of several ``periods`` in turn, it is the share in the worst of them.
+    """
+    each = chips.reshape(len(chips), periods, -1, *chips.shape[2:])
+    share: NDArray[np.float64] = (~np.isfinite(each).all(axis=2)).mean(axis=(2, 3)).max(axis=1)
     return share
 
 

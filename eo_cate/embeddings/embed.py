@@ -206,7 +206,7 @@ def _plan(shards: Sequence[Shard], max_missing: float) -> tuple[list[Shard], lis
     planned, shares, incomplete = [], [], set[str]()
     for shard in shards:
         chips = shard.read()
-        share = missing_share(chips)
+        share = missing_share(chips, periods=max(1, len(shard.spec.years)))
         incomplete.update(np.asarray(shard.site_ids, dtype=object)[share > max_missing])
         planned.append(replace(shard, pixels=digest(chips)))
         shares.append(share)

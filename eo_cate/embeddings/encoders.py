@@ -35,7 +35,9 @@ from numpy.typing import NDArray
 
 from eo_cate.embeddings.own import own_spec
 from eo_cate.embeddings.precomputed import PRECOMPUTED, with_bands
-from eo_cate.embeddings.spec import Encoder, EncoderSpec, TokenEncoder
+from eo_cate.embeddings.pretrained import pretrained_spec
+from eo_cate.embeddings.spec import Encoder, EncoderSpec, SequenceEncoder, TokenEncoder
+from eo_cate.embeddings.videos import VideoEncoder
 from eo_cate.errors import EmbeddingError
 
 __all__ = [
@@ -44,6 +46,7 @@ __all__ = [
     "Encoder",
     "EncoderSpec",
     "MeanColour",
+    "SequenceEncoder",
     "TokenEncoder",
     "encoder_spec",
     "list_encoders",
@@ -154,8 +157,9 @@ ENCODERS: dict[str, EncoderSpec] = {
 FAMILIES = {
     "timm:NAME": "any ViT, Swin or CNN of timm: weights from embeddings.weights (.safetensors), else from its hub",
     "timm-random:NAME": "the same with random weights from the run's seed: a control",
+    "pretrained:PATH": "weights that `eo-cate pretrain` trained on with the region's own chips",
     "onnx:PATH": "a model as an ONNX file: images (b, band, y, x) to features (b, dim)",
-    "python:MODULE:NAME": "a function (input_px, seed) -> Encoder, or an EncoderSpec, of your own",
+    "python:MODULE:NAME": "a function (input_px, seed) -> Encoder or SequenceEncoder, or an EncoderSpec, of your own",
 }
 """Names that stand for many encoders, as `eo-cate encoders` explains them."""
 
@@ -183,7 +187,7 @@ def encoder_spec(
     weights : Path or None
         ``timm:`` only: a .safetensors file; absent: timm's hub.
     weights_sha256 : str or None
-        What the sha256 of that file (or of an ``onnx:`` file) must be.
+        What the sha256 of that file (or of an ``onnx:`` or ``pretrained:`` file) must be.
     normalisation : str or None
         ``timm:`` and ``onnx:`` only: ``imagenet``, ``half`` or ``none`` instead of the model's own.
 
@@ -210,6 +214,8 @@ def encoder_spec(
         from eo_cate.embeddings.onnx_models import onnx_spec
 
         return onnx_spec(Path(rest), **options)
+    if family == "pretrained" and rest:
+        return pretrained_spec(Path(rest), bands=bands, weights_sha256=weights_sha256)
     if family == "python" and rest:
         return own_spec(rest)
     if name not in ENCODERS:
@@ -248,6 +254,8 @@ def open_encoder(name: str, *, input_px: int, seed: int = 0) -> Encoder:
 def open_spec(spec: EncoderSpec, input_px: int, seed: int) -> Encoder:
     """Open an encoder from its entry, which is what travels to workers (their registry may be shorter)."""
     found = spec.build(input_px, seed)
+    if isinstance(found, SequenceEncoder):
+        found = VideoEncoder(found, spec.years or (0.0,))
     if not isinstance(found, Encoder):
         raise EmbeddingError(f"{spec.name} opens a {type(found).__name__}, which lacks members of Encoder")
     if not (isinstance(found.digest, str) and found.digest):

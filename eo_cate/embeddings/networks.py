@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ IMAGENET: Normalisation = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF: Normalisation = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 _PATCH, _GRID = 14, 37
+_VIT_S14 = "vit_small_patch14_dinov2"
 
 
 def spread(normalisation: Normalisation, bands: int) -> Normalisation:
@@ -57,6 +59,8 @@ class NetworkEncoder:
         Encode each image alone, on one thread. Convolutional networks need it for the same bits in any batch: oneDNN
         chooses its algorithm by batch and threads (differences of 1e-5 measured in EfficientNet-Lite0, none in the
         ViT). It costs little on small networks.
+    architecture : str
+        timm's name of the module; empty: it is none of timm's.
     """
 
     def __init__(
@@ -71,8 +75,10 @@ class NetworkEncoder:
         prefix_tokens: int | None = None,
         one_by_one: bool = False,
         device: str = "auto",
+        architecture: str = "",
     ) -> None:
         self.name, self.dim, self.input_px, self.weights = name, dim, input_px, weights
+        self.architecture, self.normalisation = architecture, normalisation
         self._one_by_one, self._prefix_tokens = one_by_one, prefix_tokens
         module = module.eval().requires_grad_(requires_grad=False)
         bands = len(normalisation[0])
@@ -83,6 +89,10 @@ class NetworkEncoder:
         self._mean, self._std = (
             torch.tensor(v, dtype=torch.float32, device=self.device).view(1, -1, 1, 1) for v in normalisation
         )
+
+    def copy_module(self) -> torch.nn.Module:
+        """The module with its weights, for whoever wants to change them; it is where it computes."""
+        return copy.deepcopy(self._module)
 
     def encode(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Features of images, see `Encoder.encode`."""
@@ -158,7 +168,7 @@ def vit_s14(tensors: Tensors, input_px: int) -> torch.nn.Module:
         )
     bands = tensors["patch_embed.proj.weight"].shape[1]
     module: torch.nn.Module = timm.create_model(
-        "vit_small_patch14_dinov2", pretrained=False, img_size=input_px, num_classes=0, in_chans=bands
+        _VIT_S14, pretrained=False, img_size=input_px, num_classes=0, in_chans=bands
     )
     positions = resize_positions(tensors["pos_embed"], input_px // _PATCH)
     module.load_state_dict({**tensors, "pos_embed": positions}, strict=True)
@@ -174,7 +184,7 @@ def random_vit_tensors(seed: int, *, bands: int = 3) -> Tensors:
     rng = np.random.default_rng(seed)
     with torch.device("meta"):
         shapes = timm.create_model(
-            "vit_small_patch14_dinov2", pretrained=False, img_size=_PATCH * _GRID, num_classes=0, in_chans=bands
+            _VIT_S14, pretrained=False, img_size=_PATCH * _GRID, num_classes=0, in_chans=bands
         ).state_dict()
     tensors: Tensors = {}
     for name, like in shapes.items():
@@ -213,6 +223,7 @@ def _vit_encoder(name: str, tensors: Tensors, input_px: int, normalisation: Norm
         normalisation=normalisation,
         weights=tensors_digest(tensors),
         prefix_tokens=1,
+        architecture=_VIT_S14,
     )
 
 
@@ -231,4 +242,5 @@ def open_efficientnet_lite0(input_px: int, seed: int) -> NetworkEncoder:
         normalisation=HALF,
         weights=tensors_digest(tensors),
         one_by_one=True,
+        architecture="tf_efficientnet_lite0",
     )

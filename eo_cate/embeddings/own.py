@@ -9,7 +9,7 @@ from eo_cate.errors import EmbeddingError
 
 
 def own_spec(path: str) -> EncoderSpec:
-    """The entry of ``MODULE:NAME``: an `EncoderSpec`, or a function (input_px, seed) -> `Encoder`.
+    """The entry of ``MODULE:NAME``: an `EncoderSpec`, or a function (input_px, seed) -> `Encoder` or `SequenceEncoder`.
 
     A function's encoder may be shown any number of bands and takes modes ``resize`` only; an EncoderSpec says more.
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from eo_cate.embeddings.spec import Encoder, EncoderSpec
 from eo_cate.errors import EmbeddingError
+from eo_cate.types import FloatArray
 
 
 @dataclass(frozen=True)
@@ -38,16 +39,33 @@ class PixelMean:
     def encode(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """(b, band, y, x) stored values -> (b, dim) float32; a pixel with a NaN in any band is left out.
 
-        It is not filled beforehand: de-quantising is not linear, and a filled pixel would move the mean.
+        It is not filled beforehand: de-quantising is not linear, and a filled pixel would move the mean. For the same
+        reason nothing may average stored numbers before this: they are de-quantised here, pixel by pixel.
+
+        Raises
+        ------
+        EmbeddingError
+            When AlphaEarth's numbers are not those of int8: scaled, de-quantised or interpolated already.
         """
         values = images.astype(np.float64)
         known = np.isfinite(values).all(axis=1, keepdims=True)
         if self.scheme == "alphaearth":
+            _check_int8(values)
             values = (values / 127.5) ** 2 * np.sign(values)
         elif self.scheme == "scaled":
             values = values[:, :-1] * values[:, -1:]
         means: NDArray[np.float32] = values.mean(axis=(2, 3), where=known).astype(np.float32)
         return means
+
+
+def _check_int8(values: FloatArray) -> None:
+    wrong = np.isfinite(values) & ((values != np.rint(values)) | (np.abs(values) > 127))
+    if wrong.any():
+        raise EmbeddingError(
+            f"{wrong.mean():.1%} of the numbers are no int8 between -127 and 127: precomputed:alphaearth takes them as "
+            "stored, without a scale, and not interpolated (imagery.composite: newest); `precomputed` takes vectors as "
+            "they are"
+        )
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,39 @@ class TokenEncoder(Encoder, Protocol):
         ...
 
 
+@runtime_checkable
+class SequenceEncoder(Protocol):
+    """All periods of a place to one row of features: a video model. One's own (``python:MODULE:NAME``) may be one."""
+
+    @property
+    def name(self) -> str:
+        """Name for messages."""
+        ...
+
+    @property
+    def dim(self) -> int:
+        """Features per sequence."""
+        ...
+
+    @property
+    def input_px(self) -> int | None:
+        """Side that every chip is resized to; None: chips come at their own size."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """As of `Encoder`."""
+        ...
+
+    def encode_sequence(self, images: NDArray[np.float32], years: NDArray[np.float64]) -> NDArray[np.float32]:
+        """(b, time, band, y, x) float32 in [0, 1], years (time,) -> (b, dim) float32, finite.
+
+        Periods are in the order of time; ``years`` says when each was (its middle, as a decimal year), or counts from 0
+        where that is not known. There may be one period only.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class EncoderSpec:
     """What is known of an encoder before it is opened.
@@ -62,7 +95,7 @@ class EncoderSpec:
         Features per image; 0: known when it is opened.
     asset : str or None
         Asset that holds the weights; None: there are none to fetch.
-    build : callable (input_px, seed) -> Encoder
+    build : callable (input_px, seed) -> Encoder or SequenceEncoder
         Of a module's top level, or a frozen dataclass that can be called, so that a worker can be sent it.
     bands : int or None
         Bands shown to it; None: any number.
@@ -81,6 +114,10 @@ class EncoderSpec:
         sha256 of the user's weight file.
     where : str
         Where weights come from: ``shipped``, ``file``, ``hub`` or ``none``.
+    base : str
+        Encoder whose weights these were trained on from; empty: none that is known here.
+    years : tuple of float
+        A `SequenceEncoder` only: when each of the periods was that it is shown; empty: one image.
     """
 
     name: str
@@ -91,7 +128,7 @@ class EncoderSpec:
     normalisation: str
     note: str
     asset: str | None
-    build: Callable[[int, int], Encoder]
+    build: Callable[[int, int], Encoder | SequenceEncoder]
     bands: int | None = 3
     band_order: str = "any"
     gsd_m: float | None = None
@@ -100,6 +137,8 @@ class EncoderSpec:
     nodata: float | None = None
     file_sha256: str = ""
     where: str = "none"
+    base: str = ""
+    years: tuple[float, ...] = ()
 
     @property
     def weights_sha256(self) -> str:

@@ -51,9 +51,10 @@ class OpenTimm:
             dim=int(module.num_features),
             input_px=input_px,
             normalisation=self.normalisation,
-            weights=_digest_module(module),
+            weights=digest_module(module),
             prefix_tokens=int(module.num_prefix_tokens) if tokens else None,
             one_by_one=getattr(module, "patch_embed", None) is None,
+            architecture=self.model.partition(".")[0],
         )
 
 
@@ -243,7 +244,7 @@ def _missing_keys() -> Iterator[list[str]]:
         log.setLevel(level)
 
 
-def _digest_module(module: torch.nn.Module) -> str:
+def digest_module(module: torch.nn.Module) -> str:
     """Digest of the tensors as they compute, so after any change of bands or of the position grid."""
     tensors = {k: v.detach().contiguous() for k, v in module.state_dict().items()}
     return hashlib.sha256(tensors_digest(tensors).encode()).hexdigest()

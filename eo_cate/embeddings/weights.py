@@ -144,6 +144,22 @@ def tensors_digest(tensors: Tensors) -> str:
     return sha.hexdigest()
 
 
+def save_tensors(path: Path, tensors: Tensors, metadata: dict[str, str]) -> None:
+    """Write tensors as safetensors, so that a reader sees the old file or the new one, never a part."""
+    from safetensors.torch import save_file
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        save_file({name: value.contiguous() for name, value in tensors.items()}, temporary, metadata=metadata)
+        with temporary.open("rb+") as stream:
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise WeightsError(f"{path}: cannot be written ({error.strerror})") from error
+
+
 def load_tensors(name: str, member: str, convert: Callable[[Path], Tensors]) -> Tensors:
     """The tensors of an asset's file, converted at the first call and read from the safetensors copy afterwards.
 
@@ -160,17 +176,13 @@ def load_tensors(name: str, member: str, convert: Callable[[Path], Tensors]) -> 
         When the asset is absent or wrong, or the copy was made from another file or has changed since.
     """
     from safetensors import SafetensorError
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import load_file
 
     path, source = asset_path(name, member), asset(name).member(member).sha256
     copy = path.with_name(f"{path.stem}.v{CONVERSION}.safetensors")
     if not copy.exists():
-        tensors = {key: value.contiguous() for key, value in convert(path).items()}
-        temporary = copy.with_name(f".{copy.name}.{os.getpid()}.tmp")
-        save_file(tensors, temporary, metadata={"source_sha256": source, "tensors_sha256": tensors_digest(tensors)})
-        with temporary.open("rb+") as stream:
-            os.fsync(stream.fileno())
-        temporary.replace(copy)
+        tensors = convert(path)
+        save_tensors(copy, tensors, {"source_sha256": source, "tensors_sha256": tensors_digest(tensors)})
     try:
         metadata, tensors = _metadata(copy), load_file(copy)
     except (SafetensorError, OSError) as error:

@@ -12,9 +12,10 @@ from eo_cate.evaluation.configurations import (
 )
 from eo_cate.evaluation.contrasts import PairedContrast, RateGain, pool_contrast, pool_gain, pool_over_mean, rate_gain
 from eo_cate.evaluation.fold_steps import FoldRank, FoldScores, FoldTask, plan_folds, rank_fold, score_fold
-from eo_cate.evaluation.gates import ClanResult, GatesResult, clan, gates, rank_shares
+from eo_cate.evaluation.gates import ClanResult, GatesResult, adjust_p, clan, gates, rank_shares
 from eo_cate.evaluation.isotonic import CalibratedEffects, calibrate_isotonic
 from eo_cate.evaluation.no_refit import no_refit_test
+from eo_cate.evaluation.observables import ObservableMeans, compare_observables
 from eo_cate.evaluation.policy import PolicyValue, policy_value
 from eo_cate.evaluation.pooling import SequentialRate, pool_folds
 from eo_cate.evaluation.rate import Priorities, RateResult, null_std_err, rate, rate_over_mean
@@ -32,6 +33,7 @@ __all__ = [
     "FoldScores",
     "FoldTask",
     "GatesResult",
+    "ObservableMeans",
     "OutcomeModel",
     "PairedContrast",
     "PolicyValue",
@@ -44,11 +46,13 @@ __all__ = [
     "RiskResult",
     "SequentialRate",
     "TrialVectors",
+    "adjust_p",
     "average_treatment_effect",
     "best_linear_projection",
     "calibrate_isotonic",
     "calibration_test",
     "clan",
+    "compare_observables",
     "conditional_test",
     "doubly_robust_scores",
     "dr_risk",

@@ -84,6 +84,8 @@ class ClanResult:
         exist.
     num_top, num_bottom : (k,) int64
         Units with the covariate present.
+    df : (k,) float64
+        Welch's degrees of freedom, at most all groups - 1.
     """
 
     names: tuple[str, ...]
@@ -95,6 +97,7 @@ class ClanResult:
     adjusted_p: FloatArray
     num_top: IntArray
     num_bottom: IntArray
+    df: FloatArray
 
 
 def gates(
@@ -157,7 +160,7 @@ def gates(
     tau = vector("tau_hat", tau_hat, length=len(scores))
     codes, total_groups = several_groups(groups, len(scores))
     weights = weights_vector(sample_weights, len(scores), codes=codes)
-    quantile = np.minimum((rank_shares(tau, weights, folds) * num_groups + _EDGE).astype(np.int64), num_groups - 1)
+    quantile = quantile_of(rank_shares(tau, weights, folds), num_groups)
     members = (quantile[:, None] == np.arange(num_groups)) & (weights > 0)[:, None]
     _check_quantiles(members, weights, tau)
 
@@ -241,13 +244,18 @@ def clan(
     _check_quantiles(sides, weights, tau)
 
     rows = [_compare_sides(column, sides, weights, codes, vcov) for column in values.T]
-    bottom, top, std_err, p = np.array([row[:4] for row in rows], dtype=np.float64).reshape(-1, 4).T
-    counts = np.array([row[4:] for row in rows], dtype=np.int64).reshape(-1, 2)
+    bottom, top, std_err, df, p = np.array([row[:5] for row in rows], dtype=np.float64).reshape(-1, 5).T
+    counts = np.array([row[5:] for row in rows], dtype=np.int64).reshape(-1, 2)
+    return ClanResult(labels, top, bottom, top - bottom, std_err, p, adjust_p(p), counts[:, 1], counts[:, 0], df)
+
+
+def adjust_p(p: FloatArray) -> FloatArray:
+    """Benjamini and Hochberg's p over those of (m,) that exist; NaN elsewhere."""
     adjusted = np.full(len(p), np.nan)
     known = np.isfinite(p)
     if known.any():
         adjusted[known] = stats.false_discovery_control(p[known])
-    return ClanResult(labels, top, bottom, top - bottom, std_err, p, adjusted, counts[:, 1], counts[:, 0])
+    return adjusted
 
 
 def rank_shares(tau_hat: FloatArray, weights: FloatArray, folds: ArrayLike | None = None) -> FloatArray:
@@ -264,6 +272,11 @@ def rank_shares(tau_hat: FloatArray, weights: FloatArray, folds: ArrayLike | Non
             raise EvaluationError(f"`sample_weights` are all zero in one of {num_folds} folds: drop its units")
         shares[rows] = ((cumulated - mass / 2) / cumulated[-1])[place]
     return shares
+
+
+def quantile_of(shares: FloatArray, num_groups: int) -> IntArray:
+    """Quantile group, 0 to K - 1, of each of `rank_shares`, shape (n,)."""
+    return np.minimum((shares * num_groups + _EDGE).astype(np.int64), num_groups - 1)
 
 
 def _check_level(level: float) -> None:
@@ -347,8 +360,8 @@ def _covariate_columns(
 
 def _compare_sides(
     column: FloatArray, sides: BoolArray, weights: FloatArray, codes: IntArray, vcov: str
-) -> tuple[float, float, float, float, int, int]:
-    """Means of the bottom and the top, standard error and p of top - bottom, units with the covariate in each."""
+) -> tuple[float, float, float, float, float, int, int]:
+    """Means of the bottom and the top; standard error, df and p of top - bottom; units with the covariate in each."""
     present = [side & np.isfinite(column) for side in sides.T]
     counts = int(present[0].sum()), int(present[1].sum())
     means = [float(np.average(column[side], weights=weights[side])) if side.any() else np.nan for side in present]
@@ -356,11 +369,11 @@ def _compare_sides(
     rows = present[0] | present[1]
     values = column[rows]
     if not min(counts) or within.min() < 2:
-        return means[0], means[1], np.nan, np.nan, *counts
+        return means[0], means[1], np.nan, np.nan, np.nan, *counts
     if np.ptp(values) == 0:
-        return float(values[0]), float(values[0]), 0.0, 1.0, *counts
+        return float(values[0]), float(values[0]), 0.0, np.nan, 1.0, *counts
     groups, num_groups = group_codes(codes[rows], len(values))
     design = np.column_stack(present)[rows].astype(np.float64)
     fit = fit_least_squares(design, values, weights[rows], groups, terms=("bottom", "top"), vcov=vcov)
     difference = _compare(fit, within - 1, cap=num_groups - 1)
-    return means[0], means[1], difference.std_err, difference.p_value(), *counts
+    return means[0], means[1], difference.std_err, difference.df, difference.p_value(), *counts

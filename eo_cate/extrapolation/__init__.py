@@ -9,8 +9,9 @@ from eo_cate.extrapolation.applicability import (
     describe_training,
 )
 from eo_cate.extrapolation.area import RegionCells, equal_area_crs, lay_cells, read_region, tile_blocks
-from eo_cate.extrapolation.bands import Bands, band_width, calibrate_bands
+from eo_cate.extrapolation.bands import Bands, band_width, calibrate_bands, widen_bands
 from eo_cate.extrapolation.cells import find_sampled, map_cells
+from eo_cate.extrapolation.excess import EffectError, effect_error
 from eo_cate.extrapolation.fay_herriot import SmallAreas, fay_herriot
 from eo_cate.extrapolation.heterogeneity_map import MapComparison, compare_map, predict_cells
 from eo_cate.extrapolation.membership import Membership, Overlap, fit_membership, membership_odds
@@ -22,6 +23,7 @@ __all__ = [
     "Applicability",
     "Bands",
     "DirectEstimates",
+    "EffectError",
     "MapComparison",
     "Membership",
     "Overlap",
@@ -38,6 +40,7 @@ __all__ = [
     "compare_places",
     "describe_training",
     "direct_estimates",
+    "effect_error",
     "equal_area_crs",
     "fay_herriot",
     "find_sampled",
@@ -54,5 +57,6 @@ __all__ = [
     "synthetic_estimates",
     "tile_blocks",
     "transported_effect",
+    "widen_bands",
     "write_cog",
 ]

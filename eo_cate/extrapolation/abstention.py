@@ -26,7 +26,7 @@ class RiskCoverage:
     risk, std_err : (K,) float64
         Weighted mean loss among them, and its standard error by group; NaN beyond ``share_speakable``.
     uncertainty : (K,) float64
-        width / |tau_hat| of the last cell for which it speaks.
+        width / |tau_hat|, or the given order, of the last cell for which it speaks.
     best_risk : (K,) float64
         Of the same shares of the speakable cells with the smallest losses: no order can do better.
     share_speakable : float
@@ -52,6 +52,7 @@ def risk_coverage(
     width: ArrayLike,
     loss: ArrayLike,
     *,
+    order: ArrayLike | None = None,
     weights: ArrayLike | None = None,
     groups: ArrayLike | None = None,
     shares: ArrayLike | None = None,
@@ -65,6 +66,8 @@ def risk_coverage(
     loss : (n,)
         What an answer costs: (tau_hat - tau)^2 or a wrong sign in a simulation, in a trial the DR loss
         (score - tau_hat)^2, whose noise raises the whole curve. Finite where the map can speak.
+    order : (n,), optional
+        Where another order is asked about: cells enter from the smallest value. Finite where the map can speak.
     weights : (n,), optional
         People or area of the cells.
     groups : (n,) labels, optional
@@ -105,8 +108,14 @@ def risk_coverage(
     if ((grid <= 0) | (grid > 1)).any():
         raise EvaluationError("`shares` must lie in (0, 1]")
 
-    with np.errstate(divide="ignore", invalid="ignore"):
-        uncertainty = np.where(effects == 0, np.inf, reach / np.abs(effects))
+    if order is None:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            uncertainty = np.where(effects == 0, np.inf, reach / np.abs(effects))
+    else:
+        given = np.asarray(order, dtype=np.float64)
+        if given.shape != (n,):
+            raise EvaluationError(f"`order` has shape {given.shape}, but there are {n} cells: one per cell")
+        uncertainty = vector("order", np.where(speaks, given, 0.0))
     speakable = float(people[speaks].sum() / people.sum())
     sure, best = _enter(uncertainty, people, speaks), _enter(cost, people, speaks)
     curve = np.full((len(grid), 4), np.nan)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from eo_cate.errors import EvaluationError
+from eo_cate.extrapolation.excess import EffectError, mean_noise
 from eo_cate.stats.checks import group_codes, vector, weights_vector
 from eo_cate.types import FloatArray, IntArray
 
@@ -33,12 +34,16 @@ class Bands:
         Before the noise of the scores was taken out and before widths were made to rise with DI: the band for a mean
         of DR scores over at least ``min_units`` units.
     error_share : (S,) float64
-        Share of the squared left-out errors that is not noise within groups (an upper bound); 1 with ``noise="kept"``.
+        Share of the squared left-out errors that is not noise (an upper bound); 1 with ``noise="kept"``.
     num_groups : (S,) int64
         Left-out groups that each stratum rests on.
     num_small, num_outside : int
         Groups left aside: of fewer than ``min_units`` units, and beyond the threshold.
     level : float
+    effect_error : EffectError or None
+        What the noise that a group's units share was told by.
+    district_width : (S,) float64 or None
+        Half-width by the errors on districts that were left out; where it is greater, it is ``width``.
     """
 
     edges: FloatArray
@@ -50,6 +55,8 @@ class Bands:
     num_small: int
     num_outside: int
     level: float
+    effect_error: EffectError | None = None
+    district_width: FloatArray | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +79,7 @@ def calibrate_bands(
     std_err: ArrayLike | None = None,
     sample_weights: ArrayLike | None = None,
     noise: str = "kept",
+    effect_error: EffectError | None = None,
     num_strata: int = 3,
     min_units: int = MIN_UNITS,
     level: float = 0.9,
@@ -98,7 +106,10 @@ def calibrate_bands(
         and too wide for the effect itself: never too narrow, whatever the design. "within": the variance that units
         within a group show is taken out. Where units were randomised within groups, that is the noise. Where groups
         were, what their units share (a village's level, which a treatment given to it doubles in the score) stays in,
-        so that the band is narrower than "kept" and still too wide.
+        so that the band is narrower than "kept" and still too wide: `effect_error` says what of it is error.
+    effect_error : EffectError, optional
+        Of the same units, from `excess.effect_error`. Its upper limit bounds the share of the squared errors that is
+        error of tau_hat, in all strata alike. Not with ``std_err``.
     num_strata : int
         Strata of DI with equally many groups; fewer when one would hold under 30.
     min_units : int
@@ -120,7 +131,9 @@ def calibrate_bands(
     Split-conformal quantile of |mean(score - tau_hat)| over left-out groups: the ceil((G + 1) level)-th smallest of G
     (Vovk et al. 2005; Lei et al. 2018). With ``noise="within"`` it is multiplied by the root of the share of mean
     squared error that remains after the mean noise variance is subtracted, one standard error added to that
-    difference. Anderson's inequality makes "kept" conservative for the effect when errors are symmetric and unimodal.
+    difference; with ``effect_error`` by the root of upper / mean squared error where that is smaller. The quantile of
+    tau_hat's error is thought of as that of the scores', scaled. Anderson's inequality makes "kept" conservative for
+    the effect when errors are symmetric and unimodal.
     """
     if noise not in ("kept", "within"):
         raise EvaluationError(f"`noise` is {noise!r}: choose 'kept' or 'within'")
@@ -128,6 +141,8 @@ def calibrate_bands(
         raise EvaluationError(f"`level` is {level}: it must be between 0 and 1")
     if num_strata < 1:
         raise EvaluationError(f"`num_strata` is {num_strata}: at least 1 is needed")
+    if std_err is not None and effect_error is not None:
+        raise EvaluationError("`effect_error` is in units of the outcome, the widths are in standard errors: give one")
     left = _leave_out(dr_scores, tau_hat, dissimilarity, groups, std_err, sample_weights, max(min_units, 1))
     inside = left.dissimilarity <= threshold
     count = int(inside.sum())
@@ -144,6 +159,8 @@ def calibrate_bands(
     share = np.array(
         [_error_share(left.error[rows], left.noise[rows]) if noise == "within" else 1.0 for rows in strata]
     )
+    if effect_error is not None:
+        share = np.minimum(share, effect_error.upper / float(np.mean(left.error[inside] ** 2)))
     return Bands(
         edges=np.array([*(float(left.dissimilarity[rows].max()) for rows in strata[:-1]), float(threshold)]),
         width=np.maximum.accumulate(raw * np.sqrt(share)),
@@ -154,7 +171,25 @@ def calibrate_bands(
         num_small=left.num_small,
         num_outside=int((~inside).sum()),
         level=level,
+        effect_error=effect_error,
     )
+
+
+def widen_bands(bands: Bands, districts: Bands) -> Bands:
+    """The bands, nowhere narrower than those calibrated on districts that were left out.
+
+    A stratum takes the districts' width at its far end, which is their widest there.
+
+    Raises
+    ------
+    EvaluationError
+        When one is in standard errors and the other is not.
+    """
+    if bands.relative != districts.relative:
+        raise EvaluationError("one of the bands is in standard errors and the other is not: calibrate both alike")
+    stratum = np.minimum(np.searchsorted(districts.edges, bands.edges, side="left"), len(districts.edges) - 1)
+    width = districts.width[stratum]
+    return replace(bands, width=np.maximum(bands.width, width), district_width=width)
 
 
 def band_width(bands: Bands, dissimilarity: ArrayLike, *, std_err: ArrayLike | None = None) -> FloatArray:
@@ -212,12 +247,9 @@ def _leave_out(
     def mean(values: FloatArray) -> FloatArray:
         return np.asarray(np.bincount(codes, weights=weights * values) / total)
 
-    size = np.bincount(codes[weights > 0], minlength=num_groups)
     error, width = mean(errors), mean(scale)
-    spread = np.bincount(codes, weights=(weights * (errors - error[codes])) ** 2) / total**2
-    several = np.maximum(size, 2)
+    noise, size = mean_noise(errors, weights, codes, num_groups)
     kept = size >= min_units
-    noise = np.where(size > 1, spread * several / (several - 1), 0.0)
     return _Left(
         error=(error / width)[kept],
         noise=(noise / width**2)[kept],

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy.stats import spearmanr
 
 from eo_cate.errors import EvaluationError
+from eo_cate.stats.training import has_errors, predict_with_errors
 from eo_cate.types import BoolArray, CateEstimator, FeatureBlocks, FloatArray
 
 
@@ -19,20 +18,9 @@ def predict_cells(estimator: CateEstimator, X: FeatureBlocks) -> dict[str, Float
     A map has no households: ``X`` must be what the estimator was fitted on with image features alone. Which model that
     is, the caller decides.
     """
-    predict: Any = estimator.predict
-    if not _has_errors(estimator):
-        return {"tau_hat": np.asarray(predict(X))}
-    tau_hat, std_err = predict(X, std_err=True)
-    return {"tau_hat": np.asarray(tau_hat), "std_err": np.asarray(std_err)}
-
-
-def _has_errors(estimator: Any) -> bool:
-    """Whether ``predict`` takes ``std_err``, by itself or handed on to the estimator inside."""
-    parameters = inspect.signature(estimator.predict).parameters
-    hands_on = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
-    return "std_err" in parameters or (
-        hands_on and hasattr(estimator, "estimator") and _has_errors(estimator.estimator)
-    )
+    if not has_errors(estimator):
+        return {"tau_hat": np.asarray(estimator.predict(X))}
+    return dict(zip(("tau_hat", "std_err"), predict_with_errors(estimator, X), strict=True))
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import numpy as np
 import rasterio
 from numpy.typing import NDArray
 from rasterio._err import CPLE_BaseError
-from rasterio.enums import Resampling
+from rasterio.enums import Interleaving, Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
@@ -25,7 +25,8 @@ from eo_cate.types import Grid
 MAX_PIXELS = 2**33
 """Most declared pixels x bands of a file: a country at 10 m passes, a file that unpacks to 160 GB does not."""
 MAX_BLOCK_PIXELS = 2**27
-"""Most pixels of one internal block, the least that GDAL decodes: an untiled Sentinel-2 tile passes."""
+"""Most pixels x bands of one internal block, the least that GDAL decodes: an untiled Sentinel-2 tile passes, and
+1,024 x 1,024 pixels of 128 bands."""
 
 _MAGIC = {
     b"II*\x00": "GTiff",
@@ -85,7 +86,8 @@ def open_raster(path: Path) -> Any:
         warnings.simplefilter("ignore", NotGeoreferencedWarning)  # chips need no place; scenes are checked for theirs
         source = rasterio.open(path, driver=driver)
     pixels = source.width * source.height * source.count
-    block = max(rows * columns for rows, columns in source.block_shapes)
+    together = source.count if source.interleaving == Interleaving.pixel else 1
+    block = together * max(rows * columns for rows, columns in source.block_shapes)
     if pixels > MAX_PIXELS or block > MAX_BLOCK_PIXELS:
         source.close()
         raise ImageryError(

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rasterio.enums import Interleaving
 from rasterio.windows import Window
 
 from eo_cate.errors import ImageryError
@@ -81,14 +82,21 @@ class LocalBlocks:
 
 
 def _block_bytes(source: Any) -> IntArray:
-    """Compressed bytes of each block, from a TIFF's own directory; of JPEG 2000 the whole file shared among them."""
+    """Compressed bytes of each block, from a TIFF's own directory; of JPEG 2000 the whole file shared among them.
+
+    Where each band has blocks of its own, those at one place are one block.
+    """
     height, width = source.block_shapes[0]
     shape = -(-source.height // height), -(-source.width // width)
     if source.driver != "GTiff":
         size = Path(source.name).stat().st_size
         return np.full(shape, max(size // (shape[0] * shape[1]), 1), dtype=np.int64)
+    planes = source.indexes if source.interleaving == Interleaving.band else (1,)
     sizes = [
-        [int(source.get_tag_item(f"BLOCK_SIZE_{j}_{i}", "TIFF", bidx=1) or 0) for j in range(shape[1])]
+        [
+            sum(int(source.get_tag_item(f"BLOCK_SIZE_{j}_{i}", "TIFF", bidx=plane) or 0) for plane in planes)
+            for j in range(shape[1])
+        ]
         for i in range(shape[0])
     ]
     return np.array(sizes, dtype=np.int64)

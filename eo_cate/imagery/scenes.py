@@ -20,15 +20,18 @@ MaskKind = Literal["landsat_qa", "sentinel2_scl"]
 
 @dataclass(frozen=True)
 class Asset:
-    """One file of a scene: value = stored number x scale + offset.
+    """A band of one file of a scene: value = stored number x scale + offset.
 
-    ``nodata`` is the catalogue's; a file's own wins. The href is not signed.
+    ``nodata`` is the catalogue's; a file's own wins. The href is not signed. ``band`` counts from 1; ``count``: bands
+    that the file must have, 0 where the catalogue does not say.
     """
 
     href: str
     scale: float = 1.0
     offset: float = 0.0
     nodata: float | None = None
+    band: int = 1
+    count: int = 1
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class Scene:
     footprint : geometry
         In EPSG:4326; in two parts where it crosses the antimeridian.
     assets : mapping of str to Asset
-        Band, by its common name -> file.
+        Band, by its name in the configuration -> where it is. Several may lie in one file.
     mask, mask_kind : Asset or None, str or None
         The quality band, and how to read it.
     crs : str or None

@@ -24,7 +24,9 @@ def sensor_resolution(config: ImageryConfig) -> float | None:
 
 def source_name(config: ImageryConfig) -> str:
     """Name of the folder of pixels: what determines them beside scenes and sites."""
-    return digest("pixels-1", config.collection, list(config.bands), config.resolution_m)[:16]
+    # what is not the default is added, so that pixels of earlier versions keep their folder
+    reduced = [] if config.composite == "median" else [config.composite]
+    return digest("pixels-1", config.collection, list(config.bands), config.resolution_m, *reduced)[:16]
 
 
 def open_blocks(

@@ -136,8 +136,13 @@ class Average:
     alpha: FloatArray
 
 
-def fit_average(candidates: list[Candidates], u: FloatArray, weights: FloatArray, groups: list[IntArray]) -> Average:
-    """(SUB + AVG) / 2 of METHODS.md, section 8, for u (S,) and row weights (S,)."""
+def fit_average(
+    candidates: list[Candidates], u: FloatArray, weights: FloatArray, groups: list[IntArray], *, copies: int = 1
+) -> Average:
+    """(SUB + AVG) / 2 of METHODS.md, section 8, for u (S,) and row weights (S,).
+
+    Each row stands for ``copies`` of itself in the evidence, whose log is then ``copies`` times that of the rows.
+    """
     S, num_blocks = len(u), 1 + max(max(one.subset) for one in candidates)
     everything, singles = SoftMean(), [SoftMean() for _ in range(num_blocks)]
     for one in candidates:
@@ -147,9 +152,9 @@ def fit_average(candidates: list[Candidates], u: FloatArray, weights: FloatArray
             by_block = np.zeros((num_blocks, S))
             by_block[list(one.subset)] = one.share * alpha
             state = np.concatenate([[intercept], by_block.ravel(), u - found.residual[:, 0]])
-            everything.add(found.evidence / 2, state)
+            everything.add(copies * found.evidence / 2, state)
             if len(one.subset) == 1:
-                singles[one.subset[0]].add(found.evidence / 2, state)
+                singles[one.subset[0]].add(copies * found.evidence / 2, state)
     average = np.mean([single.mean for single in singles], axis=0)
     centre = np.average(u, weights=weights)
     slope = _clip_slope(*_moments(u - centre, average[-S:] - centre, weights), num_blocks)

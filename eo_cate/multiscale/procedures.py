@@ -23,6 +23,18 @@ _AROUND: dict[str, Callable[..., CateEstimator]] = {
     "select": Select,
 }
 PROCEDURES = ("concat", "concat_pca", "average_evidence", "mean_of", *_AROUND)
+FORESTLESS = "average_evidence"
+"""The one procedure that has no use for the estimator it is given."""
+_NAMES = {
+    "concat": "forest",
+    "concat_pca": "forest",
+    "average": "average of forests",
+    "average_evidence": "average_evidence",
+    "mean_of": "mean of forest and average_evidence",
+    "stack": "stack of forests",
+    "residual": "sum of forests",
+    "select": "selected forest",
+}
 
 
 @dataclass(frozen=True)
@@ -79,6 +91,60 @@ def fit_block_pca(site: NDArray[np.float32], columns: IntArray, *, components: i
     return BlockPCA(columns=columns, mean=mean, scale=scale, loadings=kept * np.sign(largest))
 
 
+@dataclass(frozen=True)
+class BlockComponents:
+    """Components of the wide blocks of FeatureBlocks with these ``names``, by block label."""
+
+    pca: dict[str, BlockPCA]
+    names: tuple[str, ...]
+
+    def reduce(self, X: FeatureBlocks) -> FeatureBlocks:
+        """Components named e.g. ``image_16_pc0`` in place of wide blocks; the other columns as they are.
+
+        Raises
+        ------
+        EoCateError
+            When the columns are not those that the components were fitted on.
+        """
+        if X.names != self.names:
+            raise EoCateError(f"`X` has {len(X.names)} columns that are not the {len(self.names)} of `fit`, in order")
+        p_site = X.site.shape[1]
+        labels = np.array(X.blocks[:p_site], dtype=object)
+        parts, names, blocks = [np.zeros((len(X.site), 0), dtype=np.float32)], list[str](), list[str]()
+        for label in dict.fromkeys(X.blocks[:p_site]):
+            columns = np.flatnonzero(labels == label)
+            pca = self.pca.get(label)
+            values = X.site[:, columns] if pca is None else pca.transform(X.site)
+            parts.append(values)
+            names += [f"{label}_pc{k}" for k in range(values.shape[1])] if pca else [X.names[j] for j in columns]
+            blocks += [label] * values.shape[1]
+        return FeatureBlocks(
+            site=np.hstack(parts),
+            unit=X.unit,
+            site_index=X.site_index,
+            names=(*names, *X.names[p_site:]),
+            blocks=(*blocks, *X.blocks[p_site:]),
+        )
+
+
+def fit_components(X: FeatureBlocks, *, components: int) -> BlockComponents:
+    """Components of every block of site features that is wider than ``components``, on the unique sites of the units.
+
+    Raises
+    ------
+    EoCateError
+        As `fit_block_pca`.
+    """
+    training = X.site[np.unique(X.site_index)]
+    labels = np.array(X.blocks[: X.site.shape[1]], dtype=object)
+    pca = {
+        label: fit_block_pca(training, np.flatnonzero(labels == label), components=components)
+        for label in dict.fromkeys(labels)
+        if (labels == label).sum() > components
+    }
+    return BlockComponents(pca, X.names)
+
+
 class ConcatPCA(Parameters):
     """Reduce each wide block of site features to its principal components, then lay all blocks side by side.
 
@@ -98,8 +164,7 @@ class ConcatPCA(Parameters):
             raise EoCateError(f"`components` is {components}: give 1 or more")
         self.estimator = estimator
         self.components = components
-        self._pca: dict[str, BlockPCA] | None = None
-        self._names: tuple[str, ...] = ()
+        self._components: BlockComponents | None = None
 
     def fit(
         self,
@@ -120,8 +185,7 @@ class ConcatPCA(Parameters):
             When X is not a FeatureBlocks: a plain array does not say which rows share a site.
         """
         blocks = _require_blocks(X)
-        self._pca = self._fit_components(blocks)
-        self._names = blocks.names
+        self._components = fit_components(blocks, components=self.components)
         self.estimator.fit(
             self.reduce(blocks), Y, W, propensity=propensity, sample_weights=sample_weights, groups=groups, **options
         )
@@ -137,48 +201,32 @@ class ConcatPCA(Parameters):
         estimator: Any = self.estimator
         return estimator.oob
 
+    @property
+    def variable_importance(self) -> Any:
+        """The estimator's `variable_importance`, where it has one: of the columns that `reduce` gives."""
+        estimator: Any = self.estimator
+        return estimator.variable_importance
+
     def reduce(self, X: FeatureBlocks) -> FeatureBlocks:
-        """The features that the estimator sees: components named e.g. ``image_16_pc0`` in place of wide blocks.
+        """The features that the estimator sees, as `BlockComponents.reduce`.
 
         Raises
         ------
         EoCateError
             Before `fit`, and when the columns are not those of `fit`.
         """
-        if self._pca is None:
+        if self._components is None:
             raise EoCateError("this procedure is not fitted: call `fit` first")
-        if X.names != self._names:
-            raise EoCateError(f"`X` has {len(X.names)} columns that are not the {len(self._names)} of `fit`, in order")
-        p_site = X.site.shape[1]
-        labels = np.array(X.blocks[:p_site], dtype=object)
-        parts, names, blocks = [np.zeros((len(X.site), 0), dtype=np.float32)], list[str](), list[str]()
-        for label in dict.fromkeys(X.blocks[:p_site]):
-            columns = np.flatnonzero(labels == label)
-            pca = self._pca.get(label)
-            values = X.site[:, columns] if pca is None else pca.transform(X.site)
-            parts.append(values)
-            names += [f"{label}_pc{k}" for k in range(values.shape[1])] if pca else [X.names[j] for j in columns]
-            blocks += [label] * values.shape[1]
-        return FeatureBlocks(
-            site=np.hstack(parts),
-            unit=X.unit,
-            site_index=X.site_index,
-            names=(*names, *X.names[p_site:]),
-            blocks=(*blocks, *X.blocks[p_site:]),
-        )
+        return self._components.reduce(X)
 
-    def _fit_components(self, X: FeatureBlocks) -> dict[str, BlockPCA]:
-        training = X.site[np.unique(X.site_index)]
-        labels = np.array(X.blocks[: X.site.shape[1]], dtype=object)
-        return {
-            label: fit_block_pca(training, np.flatnonzero(labels == label), components=self.components)
-            for label in dict.fromkeys(labels)
-            if (labels == label).sum() > self.components
-        }
+
+def name_estimator(procedure: str) -> str:
+    """What a procedure around the causal forest is called in tables and sentences."""
+    return _NAMES[procedure]
 
 
 def make_procedure(
-    name: str, estimator: CateEstimator, *, components: int = 20, balance: bool = False, seed: int = 0
+    name: str, estimator: CateEstimator | None, *, components: int = 20, balance: bool = False, seed: int = 0
 ) -> CateEstimator:
     """Wrap an estimator in a procedure by name.
 
@@ -188,8 +236,8 @@ def make_procedure(
         ``concat`` lays blocks side by side, which is what an estimator does with FeatureBlocks: it is returned as is.
         ``concat_pca`` is `ConcatPCA`. ``average``, ``stack``, ``residual`` and ``select`` fit `ConcatPCA` of the
         estimator on sets of blocks; ``mean_of`` is the mean of `ConcatPCA` of the estimator and `AverageEvidence`.
-        ``average_evidence`` is a kernel method of its own: ``estimator`` is not used. For other compositions use the
-        classes.
+        ``average_evidence`` is a kernel method of its own: ``estimator`` is not used and may be None. For other
+        compositions use the classes.
     components : int
         Principal components kept per block, but for ``concat`` and ``average_evidence``.
     balance : bool
@@ -201,15 +249,17 @@ def make_procedure(
     Raises
     ------
     EoCateError
-        For an unknown name.
+        For an unknown name, or without an estimator where one is needed.
     """
     if name not in PROCEDURES:
         raise EoCateError(f"unknown procedure {name!r}: choose one of {', '.join(PROCEDURES)}")
+    if name == FORESTLESS:
+        return AverageEvidence(seed=seed)
+    if estimator is None:
+        raise EoCateError(f"procedure {name!r} wraps an estimator: give one")
     base = BalanceBlocks(estimator) if balance else estimator
     if name == "concat":
         return base
-    if name == "average_evidence":
-        return AverageEvidence(seed=seed)
     reduced = ConcatPCA(base, components=components)
     if name == "concat_pca":
         return reduced

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any, Literal, Self, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,7 +15,7 @@ from eo_cate.errors import EstimationError, EvaluationError
 from eo_cate.multiscale.average_evidence import HonestEffects
 from eo_cate.multiscale.blocks import block_labels, order_by_scale, take_blocks
 from eo_cate.stats.params import Parameters
-from eo_cate.stats.training import TrainingUnits, check_effects
+from eo_cate.stats.training import TrainingUnits, check_effects, predict_with_errors
 from eo_cate.types import CateEstimator, FeatureBlocks, FloatArray
 
 BlockSets = Sequence[Sequence[str]]
@@ -66,23 +66,28 @@ class _Members(Parameters, ABC):
         EstimationError
             Before `fit`, or when the columns are not those of `fit`.
         """
-        self._require_fit()
-        blocks = _require_blocks(X, type(self).__name__)
-        if blocks.names != self._names:
-            raise EstimationError(f"`X` has {len(blocks.names)} columns that are not the {len(self._names)} of `fit`")
-        pairs = zip(self.members_, self.sets_, strict=True)
-        try:
-            found = [
-                check_effects(one.predict(take_blocks(blocks, s)), one, len(blocks), allow_gaps=True)
-                for one, s in pairs
-            ]
-        except EvaluationError as error:
-            raise EstimationError(str(error)) from error
-        return np.asarray(self.weights_ @ np.stack(found))
+        return self._weigh([one.predict(part) for one, part in self._parts(X)], len(X))
 
     @abstractmethod
     def _fit_members(self, units: TrainingUnits) -> None:
         """Set ``members_``, ``sets_`` and ``weights_``."""
+
+    def _parts(self, X: FeatureBlocks | NDArray[Any]) -> list[tuple[Any, FeatureBlocks]]:
+        """Each member, and the blocks that it sees."""
+        self._require_fit()
+        blocks = _require_blocks(X, type(self).__name__)
+        if blocks.names != self._names:
+            raise EstimationError(f"`X` has {len(blocks.names)} columns that are not the {len(self._names)} of `fit`")
+        return [(one, take_blocks(blocks, labels)) for one, labels in zip(self.members_, self.sets_, strict=True)]
+
+    def _weigh(self, values: Sequence[Any], length: int) -> FloatArray:
+        """Values (length,) of the members times their weights, summed."""
+        pairs = zip(values, self.members_, strict=True)
+        try:
+            found = [check_effects(each, one, length, allow_gaps=True) for each, one in pairs]
+        except EvaluationError as error:
+            raise EstimationError(str(error)) from error
+        return np.asarray(self.weights_ @ np.stack(found))
 
     def _require_fit(self) -> TrainingUnits:
         if self._units is None:
@@ -90,7 +95,63 @@ class _Members(Parameters, ABC):
         return self._units
 
 
-class BlockAverage(_Members):
+class _Chosen(_Members):
+    """Members whose weights or targets rest on the outcomes of all groups; on one set of blocks nothing is chosen."""
+
+    _only: bool = False
+
+    @property
+    def oob(self) -> Any:
+        """The member's `oob` where there was a single set of blocks; else there are no estimates out of group."""
+        if not self._only:
+            raise AttributeError(f"{type(self).__name__} chose among sets of blocks by the outcomes of all groups")
+        return self.members_[0].oob
+
+
+class _Mean(_Members):
+    """Members of equal weights that no outcome chose: what is known of each holds for their mean."""
+
+    seed: int
+
+    @overload
+    def predict(self, X: FeatureBlocks | NDArray[Any], std_err: Literal[False] = False) -> FloatArray: ...
+    @overload
+    def predict(self, X: FeatureBlocks | NDArray[Any], std_err: Literal[True]) -> tuple[FloatArray, FloatArray]: ...
+    def predict(
+        self, X: FeatureBlocks | NDArray[Any], std_err: bool = False
+    ) -> FloatArray | tuple[FloatArray, FloatArray]:
+        """tau_hat, shape (n,), with a standard error on request; NaN where a member gives NaN.
+
+        The standard error is the mean of the members'. Errors of fits on the same data go together to an unknown
+        degree, and the standard deviation of a mean is at most the mean of standard deviations: it is an upper bound,
+        reached where the members' errors are the same. NaN where a member has none.
+
+        Raises
+        ------
+        EstimationError
+            Before `fit`, or when the columns are not those of `fit`.
+        """
+        parts = self._parts(X)
+        if not std_err:
+            return self._weigh([one.predict(part) for one, part in parts], len(X))
+        found = [predict_with_errors(one, part) for one, part in parts]
+        return self._weigh([tau_hat for tau_hat, _ in found], len(X)), self._weigh([se for _, se in found], len(X))
+
+    def oob(self) -> HonestEffects:
+        """tau_hat of the training units, each by fits without its group; NaN where a member gives NaN."""
+        units = self._require_fit()
+        found = [
+            _part(units, labels).honest_effects(estimator, one, seed=self.seed, allow_gaps=True)
+            for estimator, labels, one in zip(self._given(), self.sets_, self.members_, strict=True)
+        ]
+        return HonestEffects(np.asarray(self.weights_ @ np.stack(found)))
+
+    @abstractmethod
+    def _given(self) -> Sequence[CateEstimator]:
+        """The estimator that each member is a fitted copy of."""
+
+
+class BlockAverage(_Mean):
     """Mean of fits on single blocks (or on other sets of blocks): no choice, so nothing to pay for.
 
     Parameters
@@ -113,17 +174,11 @@ class BlockAverage(_Members):
         self.members_ = [_part(units, labels).fit(self.estimator) for labels in self.sets_]
         self.weights_ = np.full(len(self.sets_), 1 / len(self.sets_))
 
-    def oob(self) -> HonestEffects:
-        """tau_hat of the training units, each by fits without its group; NaN where a member gives NaN."""
-        units = self._require_fit()
-        found = [
-            _part(units, labels).honest_effects(self.estimator, one, seed=self.seed, allow_gaps=True)
-            for labels, one in zip(self.sets_, self.members_, strict=True)
-        ]
-        return HonestEffects(np.asarray(self.weights_ @ np.stack(found)))
+    def _given(self) -> Sequence[CateEstimator]:
+        return [self.estimator] * len(self.members_)
 
 
-class MeanOf(_Members):
+class MeanOf(_Mean):
     """Mean of several estimators on all blocks, such as `AverageEvidence` and a forest, whose errors differ.
 
     Parameters
@@ -144,21 +199,15 @@ class MeanOf(_Members):
         self.sets_ = [block_labels(units.blocks)] * len(self.members_)
         self.weights_ = np.full(len(self.members_), 1 / len(self.members_))
 
-    def oob(self) -> HonestEffects:
-        """tau_hat of the training units, each by fits without its group; NaN where a member gives NaN."""
-        units = self._require_fit()
-        found = [
-            units.honest_effects(estimator, one, seed=self.seed, allow_gaps=True)
-            for estimator, one in zip(self.estimators, self.members_, strict=True)
-        ]
-        return HonestEffects(np.asarray(self.weights_ @ np.stack(found)))
+    def _given(self) -> Sequence[CateEstimator]:
+        return self.estimators
 
 
-class Stack(_Members):
+class Stack(_Chosen):
     """Weighted mean of fits on single blocks and on all together; weights minimise the R-risk out of group.
 
-    Weights are non-negative and sum to 1. They have seen every training group, so there is no `oob`: what needs the
-    R-risk of this procedure cross-fits it as a whole.
+    Weights are non-negative and sum to 1. They have seen every training group, so there is no `oob` but for a single
+    set: what needs the R-risk of this procedure cross-fits it as a whole.
 
     Parameters
     ----------
@@ -183,10 +232,10 @@ class Stack(_Members):
 
     def _fit_members(self, units: TrainingUnits) -> None:
         self.sets_, self.members_, effects = _fit_honestly(units, self.estimator, self.sets, self.seed)
-        self.weights_ = stack_weights(units, effects)
+        self.weights_, self._only = stack_weights(units, effects), len(self.sets_) == 1
 
 
-class Select(_Members):
+class Select(_Chosen):
     """The one fit with the least R-risk out of group among single blocks and all together.
 
     **Warning: it loses** where several scales carry signal, and METHODS.md, section 8, found every such choice to lose
@@ -207,9 +256,10 @@ class Select(_Members):
         self.r_risks_ = np.array([units.r_risk(tau_hat) for tau_hat in effects])
         best = int(np.argmin(self.r_risks_))
         self.sets_, self.members_, self.weights_ = [sets[best]], [members[best]], np.ones(1)
+        self._only = len(sets) == 1
 
 
-class Residual(_Members):
+class Residual(_Chosen):
     """Coarse blocks first, then what finer ones add: each next fit is on Y - (W - e) tau_hat of the sum so far.
 
     The tau_hat that is subtracted is out of group; what the coarse fit remembers of a unit's own outcome would
@@ -241,7 +291,7 @@ class Residual(_Members):
             if step + 1 < len(self.sets_):
                 tau_hat = part.honest_effects(self.estimator, self.members_[-1], seed=self.seed)
                 units = units.with_outcome(units.residual(tau_hat))
-        self.weights_ = np.ones(len(self.sets_))
+        self.weights_, self._only = np.ones(len(self.sets_)), len(self.sets_) == 1
 
 
 class BalanceBlocks(Parameters):
@@ -290,6 +340,12 @@ class BalanceBlocks(Parameters):
         """The fitted estimator's `oob`, where it has one."""
         fitted: Any = self.estimator if self._fitted is None else self._fitted
         return fitted.oob
+
+    @property
+    def variable_importance(self) -> Any:
+        """The fitted estimator's `variable_importance`, where it has one."""
+        fitted: Any = self.estimator if self._fitted is None else self._fitted
+        return fitted.variable_importance
 
 
 def stack_weights(units: TrainingUnits, effects: Sequence[FloatArray]) -> FloatArray:

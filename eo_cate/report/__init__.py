@@ -16,6 +16,7 @@ from eo_cate.report.collect import (
     toc_of,
     truth_by_site,
 )
+from eo_cate.report.drivers_inputs import DriversShown, Gallery
 from eo_cate.report.inputs import CONTRAST_COLUMNS, COVERAGE_COLUMNS, ReportInputs, Toc
 from eo_cate.report.region_inputs import RegionShown
 from eo_cate.report.region_words import print_region
@@ -25,6 +26,8 @@ from eo_cate.report.write import write_report, write_search
 __all__ = [
     "CONTRAST_COLUMNS",
     "COVERAGE_COLUMNS",
+    "DriversShown",
+    "Gallery",
     "RegionShown",
     "ReportInputs",
     "Toc",

@@ -142,17 +142,20 @@ def search_table(
 
 
 def calibration_rows(
-    configuration: str, estimator: str, found: RegressionResult, isotonic: CalibratedEffects
+    configuration: str, estimator: str, found: RegressionResult | None, isotonic: CalibratedEffects | None
 ) -> list[dict[str, Any]]:
     """The calibration test by term, then the calibration error as estimated and after isotonic calibration.
 
     Columns `CALIBRATION_COLUMNS`; the errors are mean squares, without t and p.
     """
-    figures = [
-        *zip(found.terms, found.estimate, found.std_err, found.t, found.p, strict=True),
-        ("calibration_error", isotonic.error_before, isotonic.std_err_before, np.nan, np.nan),
-        ("calibration_error_after_isotonic", isotonic.error_after, isotonic.std_err_after, np.nan, np.nan),
-    ]
+    figures: list[tuple[Any, ...]] = []
+    if found is not None:
+        figures += zip(found.terms, found.estimate, found.std_err, found.t, found.p, strict=True)
+    if isotonic is not None:
+        figures += [
+            ("calibration_error", isotonic.error_before, isotonic.std_err_before, np.nan, np.nan),
+            ("calibration_error_after_isotonic", isotonic.error_after, isotonic.std_err_after, np.nan, np.nan),
+        ]
     return [dict(zip(CALIBRATION_COLUMNS, (configuration, estimator, *row), strict=True)) for row in figures]
 
 
@@ -213,9 +216,9 @@ def truth_by_site(
     return pd.concat(parts, ignore_index=True)[["configuration", "tau", "tau_hat"]]
 
 
-def collect_versions(*, engine: str) -> dict[str, str]:
-    """Versions of what computed the figures; ``engine`` says whose causal forest it was, and of which version."""
-    found = {FOREST_ENGINE: engine, "python": python_version(), "platform": platform()}
+def collect_versions(*, engine: str | None) -> dict[str, str]:
+    """Versions of what computed the figures; ``engine``: whose causal forest, of which version; None without one."""
+    found = ({} if engine is None else {FOREST_ENGINE: engine}) | {"python": python_version(), "platform": platform()}
     return found | {name: version(name) for name in PACKAGES}
 
 

@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from eo_cate.report.format import decimals_for, fmt, fmt_p
 from eo_cate.report.inputs import ReportInputs
 from eo_cate.report.rows import Row, estimator_name, estimators_of, headline_name, ordered_configurations, rate_rows
-from eo_cate.report.style import BLUE, ESTIMATOR_LOOKS, GREY, INK, ORANGE, PALE, TRUTH_LOOK, new_figure
+from eo_cate.report.style import BLUE, GREY, INK, ORANGE, PALE, look_of, new_figure
 from eo_cate.report.tables import truth_table
 
 ONE_SIDED_5 = 1.644854
@@ -55,7 +55,7 @@ def draw_rates(inputs: ReportInputs) -> Figure:
 
 
 def _offset(inputs: ReportInputs, row: Row) -> float:
-    """RidgeR above, the forest below the line; alone on it, a marker sits in the middle."""
+    """RidgeR above, the other below the line; alone on it, a marker sits in the middle."""
     own = [r["estimator"] for r in rate_rows(inputs) if r["configuration"] == row["configuration"]]
     order = [name for name in estimators_of(inputs) if name in own]
     if len(order) < 2 or row["estimator"] not in order:
@@ -64,7 +64,7 @@ def _offset(inputs: ReportInputs, row: Row) -> float:
 
 
 def _look(row: Row) -> dict[str, Any]:
-    colour, marker = ESTIMATOR_LOOKS.get(row["estimator"], TRUTH_LOOK)
+    colour, marker = look_of(row["estimator"])
     face = colour if row["role"] == "result" else "white"
     return {"color": colour, "marker": marker, "markerfacecolor": face, "ms": 6.2, "mew": 1.5, "ls": "none"}
 
@@ -102,7 +102,7 @@ def _write_figures(axes: Axes, rows: list[Row], heights: dict[str, float], input
     axes.spines["bottom"].set_visible(False)
     edges = np.linspace(0.0, 1.0, 2 * len(estimators) + 1)[1:]
     for j, estimator in enumerate(estimators):
-        colour = ESTIMATOR_LOOKS.get(estimator, TRUTH_LOOK)[0]
+        colour = look_of(estimator)[0]
         for edge, word in zip(edges[2 * j : 2 * j + 2], ("ratio", "p"), strict=True):
             axes.text(edge, 0.62, word, ha="right", va="center", color=colour, fontsize=9)
         axes.text(edges[2 * j + 1], 1.0, estimator_name(estimator), ha="right", va="bottom", color=colour,
@@ -111,14 +111,14 @@ def _write_figures(axes: Axes, rows: list[Row], heights: dict[str, float], input
         j = estimators.index(row["estimator"]) if row["estimator"] in estimators else 0
         for edge, word in zip(edges[2 * j : 2 * j + 2], (fmt(row["ratio"], 2), fmt_p(row["p"])), strict=True):
             axes.text(edge, heights[row["configuration"]], word, ha="right", va="center",
-                      color=INK if row["estimator"] in estimators else TRUTH_LOOK[0])  # fmt: skip
+                      color=INK if row["estimator"] in estimators else look_of("truth")[0])  # fmt: skip
 
 
 def _add_legend(figure: Figure, inputs: ReportInputs, axes: Axes) -> None:
     entries: list[Any] = []
     kinds = [*estimators_of(inputs), *(["truth"] if "truth" in set(inputs.rates["estimator"]) else [])]
     for estimator in kinds:
-        colour, marker = ESTIMATOR_LOOKS.get(estimator, TRUTH_LOOK)
+        colour, marker = look_of(estimator)
         entries.append(Line2D([], [], color=colour, marker=marker, ls="none", ms=6.2, label=estimator_name(estimator)))
     entries.append(Line2D([], [], color=INK, lw=0.9, ls=(0, (4, 3)), label="1.64: one-sided 5 %"))
     number = int(np.isfinite(inputs.shuffled_ratios).sum())

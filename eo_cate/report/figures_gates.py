@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from eo_cate.report.rows import estimator_name
-from eo_cate.report.style import ESTIMATOR_LOOKS, GREY, INK, TRUTH_LOOK, new_figure
+from eo_cate.report.style import GREY, INK, look_of, new_figure
 
 _OFFSET = 0.12
 
@@ -51,7 +51,7 @@ def draw_gates(gates: pd.DataFrame, ate: tuple[float, float]) -> Figure:
 
 
 def _draw_points(axes: Axes, x: Any, rows: pd.DataFrame, estimator: str) -> None:
-    colour, marker = ESTIMATOR_LOOKS.get(estimator, TRUTH_LOOK)
+    colour, marker = look_of(estimator)
     axes.vlines(x, rows["joint_low"].astype(float), rows["joint_high"].astype(float), color=colour, lw=0.9)
     axes.plot(x, rows["joint_low"].astype(float), "_", color=colour, ms=7)
     axes.plot(x, rows["joint_high"].astype(float), "_", color=colour, ms=7)

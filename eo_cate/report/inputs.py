@@ -12,6 +12,7 @@ import xarray as xr
 
 from eo_cate.config import RunConfig
 from eo_cate.errors import EoCateError
+from eo_cate.report.drivers_inputs import DriversShown
 from eo_cate.report.region_inputs import RegionShown
 from eo_cate.types import FloatArray
 
@@ -40,6 +41,7 @@ POLICY_COLUMNS = (
     "configuration", "estimator", "q", "value", "std_err", "over_random", "over_random_std_err", "over_all",
     "over_all_std_err",
 )  # fmt: skip
+ABSENT_COLUMNS = ("configuration", "estimator", "instrument", "reason")
 COVERAGE_COLUMNS = ("period", "start", "end", "scenes", "state", "sites", "median_clear", "example")
 TABLES = {
     "coverage": COVERAGE_COLUMNS,
@@ -50,6 +52,7 @@ TABLES = {
     "gates": GATES_COLUMNS,
     "clan": CLAN_COLUMNS,
     "policy": POLICY_COLUMNS,
+    "absent": ABSENT_COLUMNS,
 }
 SUMMARY_KEYS = ("units", "sites", "clusters", "groups", "strata", "treated_share", "dropped", "covariates")
 COVARIATE_KEYS = ("name", "missing", "mean_treated", "mean_control", "standardized_difference")
@@ -82,8 +85,8 @@ class ReportInputs:
     ate : (float, float)
         Average treatment effect and its standard error, in units of the outcome.
     rates : DataFrame
-        One row per configuration, target and estimator, columns `RATE_COLUMNS`; ``role`` is ``result`` or ``control``;
-        NaN where a figure does not exist.
+        One row per configuration, target and estimator, columns `RATE_COLUMNS`; ``role`` is ``result``, ``control`` or
+        ``map``: the map's own procedure, where it is not one of the others; NaN where a figure does not exist.
     tocs : dict of str -> dict of str -> Toc
         Estimator -> configuration -> curve, all at the same ``q``.
     placebo_tocs : (P, Q) or None
@@ -103,9 +106,13 @@ class ReportInputs:
         Of out-of-group tau_hat of the pre-specified configuration, by estimator; columns `CALIBRATION_COLUMNS`,
         `GATES_COLUMNS` (group 1 is the lowest fifth; a last row ``difference`` is top less bottom), `CLAN_COLUMNS`
         (covariate means in the top and bottom fifth), `POLICY_COLUMNS` (treating the best share q).
+    absent : DataFrame
+        Which of these instruments there are no figures of, and why; columns `ABSENT_COLUMNS`.
     coverage : DataFrame
         Imagery from a catalogue: sites by period and state of their largest chip, columns `COVERAGE_COLUMNS`;
         ``example`` is the reason of one of them.
+    drivers : DriversShown or None
+        Observables that go with the ranking.
     map : Dataset or None
         (y, x): ``tau_hat``, ``std_err`` and, in simulations, ``true_effect``; coordinates are cell centres in the
         units of ``attrs["crs"]``.
@@ -143,7 +150,9 @@ class ReportInputs:
     gates: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(GATES_COLUMNS)))
     clan: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(CLAN_COLUMNS)))
     policy: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(POLICY_COLUMNS)))
+    absent: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(ABSENT_COLUMNS)))
     coverage: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(COVERAGE_COLUMNS)))
+    drivers: DriversShown | None = None
     map: xr.Dataset | None = None
     map_check: Mapping[str, float] | None = None
     region: RegionShown | None = None
@@ -173,9 +182,9 @@ class ReportInputs:
     def _check_rates(self) -> None:
         if not (self.rates["role"] == "result").any():
             raise EoCateError("report: rates holds no row with role 'result'")
-        roles = sorted(set(self.rates["role"]) - {"result", "control"})
+        roles = sorted(set(self.rates["role"]) - {"result", "control", "map"})
         if roles:
-            raise EoCateError(f"report: rates.role must be 'result' or 'control', found {roles}")
+            raise EoCateError(f"report: rates.role must be 'result', 'control' or 'map', found {roles}")
         repeated = self.rates[self.rates.duplicated(["configuration", "target", "estimator"])]
         if len(repeated):
             first = repeated.iloc[0]

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from eo_cate.report.drivers_words import drivers_numbers
 from eo_cate.report.inputs import CONTRAST_COLUMNS, RATE_COLUMNS, SEARCH_COLUMNS, TABLES, ReportInputs
 from eo_cate.report.region_files import region_numbers
-from eo_cate.report.rows import all_alarms, map_readable, shuffled_threshold
+from eo_cate.report.rows import all_alarms, map_estimator, map_readable, shuffled_threshold
 from eo_cate.report.tables import truth_table
 from eo_cate.report.words import write_headline
 from eo_cate.report.words_tests import naive_figures
@@ -43,6 +44,7 @@ def collect_numbers(inputs: ReportInputs) -> dict[str, Any]:
         **{name: getattr(inputs, name)[list(columns)].to_dict("records") for name, columns in TABLES.items()},
         "search_p": dict(inputs.search_p),
         "search_naive": naive_figures(inputs.search),
+        "drivers": drivers_numbers(inputs),
         "map": _map_numbers(inputs),
         "region": None if inputs.region is None else region_numbers(inputs.region),
         "truth": truth_table(inputs),
@@ -59,6 +61,7 @@ def _map_numbers(inputs: ReportInputs) -> dict[str, Any] | None:
     values = np.asarray(inputs.map["tau_hat"], dtype=float)
     known = values[np.isfinite(values)]
     return {
+        "estimator": map_estimator(inputs),
         "cells": values.size,
         "cells_with_estimate": len(known),
         "tau_hat_quantiles": dict(zip(("5%", "50%", "95%"), np.quantile(known, [0.05, 0.5, 0.95]), strict=True))

@@ -8,6 +8,7 @@ from typing import Any
 
 from eo_cate.config import dump_config
 from eo_cate.report import cells, rows, words, words_tests
+from eo_cate.report.drivers_words import drivers_context
 from eo_cate.report.format import decimals_for, fmt, fmt_p, interval_words
 from eo_cate.report.inputs import FOREST_ENGINE, ReportInputs
 from eo_cate.report.region_words import region_context
@@ -37,9 +38,13 @@ def render_html(inputs: ReportInputs, pictures: dict[str, bytes]) -> str:
         map_check=inputs.map_check or {},
         guards=rows.map_guards(inputs),
         map_warning=rows.map_warning(inputs),
+        map_note=rows.map_note(inputs),
+        map_estimator=rows.map_estimator(inputs),
+        main_estimator=rows.main_estimator(inputs),
         truth=truth_table(inputs),
         truth_sentences=words.truth_sentences(inputs),
         questions=rows.CONTROL_QUESTIONS,
+        drivers=drivers_context(inputs),
         region=region_context(inputs.region),
         **_rate_context(inputs),
         **_test_context(inputs),
@@ -81,7 +86,8 @@ def _model_context(inputs: ReportInputs) -> dict[str, Any]:
         "gates": cells.gates_cells(inputs.gates),
         "clan": cells.clan_cells(inputs.clan),
         "policy": cells.policy_cells(inputs.policy),
-        "modelled": any(len(t) for t in (inputs.calibration, inputs.gates, inputs.clan, inputs.policy)),
+        "absent": words.write_absent(inputs),
+        "modelled": any(len(t) for t in (inputs.calibration, inputs.gates, inputs.clan, inputs.policy, inputs.absent)),
     }
 
 

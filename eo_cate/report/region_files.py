@@ -101,6 +101,7 @@ def region_numbers(shown: RegionShown) -> dict[str, Any]:
     risk = None
     if shown.risk is not None:
         risk = {k: v for k, v in asdict(shown.risk).items()} | {"of": shown.risk_of}
+        risk["orders"] = shown.risk_orders.to_dict("records")
     overlap = None
     if shown.overlap is not None:
         overlap = asdict(shown.overlap)
@@ -111,6 +112,7 @@ def region_numbers(shown: RegionShown) -> dict[str, Any]:
         "threshold": shown.threshold,
         "bands": None if shown.bands is None else asdict(shown.bands),
         "bands_reason": shown.bands_reason,
+        "bands_notes": list(shown.bands_notes),
         "transported": transported,
         "transport_reason": shown.transport_reason,
         "assumption": shown.assumption,

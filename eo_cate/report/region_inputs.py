@@ -31,7 +31,7 @@ class RegionShown:
     threshold : float
         Largest supported dissimilarity.
     bands : Bands or None
-        With ``bands_reason`` where there are none.
+        With ``bands_reason`` where there are none, and ``bands_notes`` on what they rest.
     transported : TransportedEffect or None
         Of all supported cells, with ``transport_reason`` where there is none.
     overlap : Overlap or None
@@ -40,7 +40,9 @@ class RegionShown:
     risk : RiskCoverage or None
         On the trial's groups; in simulations on the cells, against the truth.
     risk_of : str
-        What it was computed on.
+        Its loss.
+    risk_orders : DataFrame
+        Columns loss, order, ordered, random, best: mean loss over the shares, by loss and order; may be empty.
     footprint : GeoSeries or None
         A coarse outline of where the trial was, never points; None when too few groups would hide in it.
     notes : sequence of str
@@ -55,12 +57,14 @@ class RegionShown:
     threshold: float
     bands: Bands | None
     bands_reason: str
+    bands_notes: Sequence[str]
     transported: TransportedEffect | None
     transport_reason: str
     overlap: Overlap | None
     assumption: str
     risk: RiskCoverage | None
     risk_of: str
+    risk_orders: pd.DataFrame
     footprint: gpd.GeoSeries | None
     notes: Sequence[str]
     check: Mapping[str, float] | None

@@ -5,17 +5,21 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from eo_cate.extrapolation import EffectError
 from eo_cate.report.format import decimals_for, fmt, text_table
 from eo_cate.report.region_inputs import RegionShown
+from eo_cate.types import FloatArray
 
 HEAD = (
     "Region", "Cells", "With imagery", "Supported", "Sign decided", "People", "Units", "Groups", "Direct", "Synthetic",
     "Composite", "Transported", "Effective groups",
 )  # fmt: skip
+WORTHWHILE = 0.9
+"""An order of places is said to help when it lowers the mean loss below this share of the random order's."""
 LIMITS = (
     "Supported means that a place looks like places of the trial. It does not mean that people there respond alike: "
     "what the image does not show may differ.",
-    "The map is the forest's mean for places that look alike. A band holds a cell's effect nine times out of ten where "
+    "The map is the model's mean for places that look alike. A band holds a cell's effect nine times out of ten where "
     "it is supported; where it is not, nothing is promised.",
     "Synthetic estimates rest on the model alone. Direct ones rest on the trial's units in the region, of which there "
     "are few. The composite weighs the two; the model saw the same units, so their errors are not quite apart.",
@@ -57,14 +61,53 @@ def band_words(shown: RegionShown) -> str:
     if shown.bands is None:
         return f"There are no calibrated bands, and so no cell whose sign is decided: {shown.bands_reason}."
     b = shown.bands
-    widths = [fmt(w) for w in b.width]
-    listed = widths[0] if len(set(widths)) == 1 else f"{widths[0]} to {widths[-1]}, wider where a place is less alike"
-    return (
-        f"The calibrated {b.level:.0%} band around a cell's effect is ± {listed}. It comes from "
-        f"{int(b.num_groups.sum())} groups of the trial, each predicted by trees that never saw it."
-        " The noise of single units is taken out of it. What the units of a group share stays in: no group shows both "
-        "arms, so its own effect and its own luck cannot be told apart, and the band is wider than it need be."
+    words = (
+        f"The calibrated {b.level:.0%} band around a cell's effect is ± {_span(b.width)}. It comes from "
+        f"{int(b.num_groups.sum())} groups of the trial, each predicted by fits that never saw it. The noise of "
+        f"single units is taken out of it.{_noise_words(b.effect_error)}"
     )
+    if b.district_width is not None:
+        words += f" From polygons that the model had not seen it would be ± {_span(b.district_width)}."
+    return " ".join([words, *shown.bands_notes])
+
+
+def _span(width: FloatArray) -> str:
+    first, last = fmt(float(width[0])), fmt(float(width[-1]))
+    return first if first == last else f"{first} to {last}, wider where a place is less alike"
+
+
+def _noise_words(found: EffectError | None) -> str:
+    """What was done about the luck that the units of a group share."""
+    if found is None:
+        return ""
+    if not math.isfinite(found.upper):
+        return (
+            " What the units of a group share stays in: a group's own effect and its own luck could not be told apart, "
+            "and the band is wider than it need be."
+        )
+    return (
+        f" So is what the units of a group share: treated groups vary around their predictions by {fmt(found.excess)} "
+        "(squared units) more than untreated ones around their mean, so the root mean square error of an effect is at "
+        f"most {fmt(math.sqrt(found.upper))} ({found.confidence:.0%} confidence). Assumed: a group's level goes with "
+        f"the part of the effect that the map misses as it goes with the part that the map shows (by "
+        f"{fmt(found.level_slope)} per unit of effect). If groups of a low level gained more for reasons that no image "
+        "shows, the band would be too narrow."
+    )
+
+
+def risk_words(shown: RegionShown) -> list[str]:
+    """What the orders in which places enter are worth, loss by loss."""
+    said = []
+    for loss, rows in shown.risk_orders.groupby("loss", sort=False) if len(shown.risk_orders) else ():
+        random, best = (float(rows[name].iloc[0]) for name in ("random", "best"))
+        listed = "; ".join(f"{order} {fmt(value)}" for order, value in zip(rows["order"], rows["ordered"], strict=True))
+        helps = [str(o) for o, value in zip(rows["order"], rows["ordered"], strict=True) if value < WORTHWHILE * random]
+        verdict = f"Lower by more than a tenth: {', '.join(helps)}." if helps else "No order lowers it by a tenth."
+        said.append(
+            f"Loss: {loss}. Mean over the shares of places, by the order in which they enter: {listed}; in random "
+            f"order {fmt(random)}, in the best there is {fmt(best)}. {verdict}"
+        )
+    return said
 
 
 def transport_words(shown: RegionShown) -> str:
@@ -78,8 +121,8 @@ def transport_words(shown: RegionShown) -> str:
         f"{fmt(found.std_err, places)}, {found.level:.0%} interval {fmt(found.interval[0], places)} to "
         f"{fmt(found.interval[1], places)}); mean prediction {fmt(found.predicted, places)}, correction by the trial's "
         f"weighted residuals {fmt(found.correction, places)}. Weighted to the region, the trial's {found.num_groups} "
-        f"groups are worth {fmt(found.effective_groups, 0)}. Moderators are of the image alone: no survey of the "
-        "region was given, so what only a survey shows is not adjusted for."
+        f"groups are worth {fmt(found.effective_groups, 0)}. This is the image-only variant (EO-only): moderators "
+        "are of the image alone, for no survey of the region was given; what only a survey shows is not adjusted for."
     )
 
 
@@ -98,6 +141,7 @@ def print_region(shown: RegionShown) -> str:
     table = text_table(region_cells(shown), left=1)
     lines = [support_words(shown), band_words(shown), transport_words(shown), *shown.notes, "", *table, ""]
     lines += [f"{name}: {reason}" for name, reason in reasons(shown)]
+    lines += ["", *risk_words(shown)]
     if shown.check is not None:
         lines += ["", "Against the known truth", *(f"  {name:<44} {fmt(value)}" for name, value in shown.check.items())]
     return "\n".join(lines)
@@ -117,6 +161,7 @@ def region_context(shown: RegionShown | None) -> dict[str, Any] | None:
         "transport": transport_words(shown),
         "assumption": shown.assumption,
         "risk_of": shown.risk_of,
+        "risk": risk_words(shown),
         "check": shown.check,
         "limits": LIMITS,
     }

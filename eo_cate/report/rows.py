@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from eo_cate.multiscale import FORESTLESS, name_estimator
+from eo_cate.report.format import fmt, fmt_p
 from eo_cate.report.inputs import ReportInputs
 
 LEVEL = 0.05
 ABOUT_AS_WELL = 0.5
 """RATE ratios this close are not told apart: between fold orders on the same data they vary by .6 to .7."""
-MAP_CONFIGURATION, MAP_ESTIMATOR = "image_multi", "forest"
-"""Places that were not surveyed have no covariates: the map is the image's alone, drawn by the forest."""
+MAP_CONFIGURATION = "image_multi"
+"""Places that were not surveyed have no covariates: the map is the image's alone."""
 
 NO_EVIDENCE, UNCLEAR = "no evidence of heterogeneity", "no clear evidence of heterogeneity"
 
@@ -40,14 +42,25 @@ def estimator_name(estimator: str) -> str:
 
 def with_article(estimator: str) -> str:
     """An estimator's name in a sentence."""
-    return estimator_name(estimator) if estimator == "ridge" else f"the {estimator_name(estimator)}"
+    name = estimator_name(estimator)
+    return name if estimator in ("ridge", FORESTLESS) else f"the {name}"
+
+
+def main_estimator(inputs: ReportInputs) -> str:
+    """What stands beside RidgeR."""
+    return name_estimator(inputs.config.multiscale.procedure)
+
+
+def map_estimator(inputs: ReportInputs) -> str:
+    """What draws the map and predicts the region."""
+    return name_estimator(inputs.config.multiscale.map_procedure)
 
 
 def estimators_of(inputs: ReportInputs) -> list[str]:
     """Estimators that ranked units, RidgeR first; a ranking by the true effects is no estimator."""
-    found = dict.fromkeys(str(name) for name in inputs.rates["estimator"])
-    known = [name for name in ("ridge", "forest") if name in found]
-    return known + [name for name in found if name not in (*known, "truth")]
+    found = dict.fromkeys(str(name) for name in inputs.rates.loc[inputs.rates["role"] != "map", "estimator"])
+    first = ["ridge"] if "ridge" in found else []
+    return first + [name for name in found if name not in ("ridge", "truth")]
 
 
 def describe(inputs: ReportInputs, configuration: str) -> str:
@@ -64,6 +77,8 @@ def describe(inputs: ReportInputs, configuration: str) -> str:
         return known[configuration]
     if configuration != head and head.isdigit():
         return f"image, crops of {head} px"
+    if configuration.startswith(f"{MAP_CONFIGURATION}, "):
+        return "image, all scales together, of that encoder alone"
     return CONTROL_QUESTIONS.get(configuration, "")
 
 
@@ -119,13 +134,28 @@ def rejects(row: Mapping[str, Any]) -> bool:
 def map_guards(inputs: ReportInputs) -> list[Row]:
     """The tests that must all reject before the map may be read.
 
-    Next to the pre-specified tests of all estimators, the one of the map's own configuration and estimator must reject.
+    Next to the pre-specified tests of all estimators, the one of the map's own configuration and estimator must reject;
+    those of all estimators on that configuration where the map's own was not evaluated.
     """
     guards = headline_rows(inputs)
-    own = [row for row in rate_rows(inputs, role="result") if row["configuration"] == MAP_CONFIGURATION]
-    own = [row for row in own if row["estimator"] == MAP_ESTIMATOR] or own
+    shown = rate_rows(inputs, role="result") + rate_rows(inputs, role="map")
+    own = [row for row in shown if row["configuration"] == MAP_CONFIGURATION]
+    own = [row for row in own if row["estimator"] == map_estimator(inputs)] or own
     known = {(row["configuration"], row["estimator"]) for row in guards}
     return guards + [row for row in own if (row["configuration"], row["estimator"]) not in known]
+
+
+def map_note(inputs: ReportInputs) -> str:
+    """How the map's own model ranks, where it is not one that the report is about."""
+    if map_estimator(inputs) in estimators_of(inputs):
+        return ""
+    others = " and ".join(with_article(estimator) for estimator in estimators_of(inputs))
+    own = next(iter(rate_rows(inputs, role="map")), None)
+    found = "was not tested" if own is None else f"has a RATE ratio of {fmt(own['ratio'], 2)} (p {fmt_p(own['p'])})"
+    return (
+        f"The map is drawn by {with_article(map_estimator(inputs))}, whose ranking on the image alone, over the same "
+        f"folds, {found}; the other tests are of {others}."
+    )
 
 
 def map_readable(inputs: ReportInputs) -> bool:

@@ -13,9 +13,8 @@ from matplotlib.figure import Figure
 
 BLUE, VERMILLION, GREEN, ORANGE, SKY, PURPLE = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9", "#CC79A7"
 INK, GREY, PALE = "#222222", "#767676", "#E4E4E4"
-ESTIMATOR_LOOKS = {"ridge": (BLUE, "o"), "forest": (VERMILLION, "s")}
-"""Colour and marker: both differ, for print and for the colour-blind."""
-TRUTH_LOOK = (GREEN, "D")
+_LOOKS = {"ridge": (BLUE, "o"), "truth": (GREEN, "D")}
+_OTHER_LOOK = (VERMILLION, "s")
 WIDTH_IN = 9.0
 DIVERGING = "PuOr_r"
 
@@ -35,6 +34,11 @@ _RC: dict[Any, Any] = {
     "text.parse_math": False,  # a dollar sign in a user's text is a dollar sign
     "pdf.fonttype": 42,
 }
+
+
+def look_of(estimator: str) -> tuple[str, str]:
+    """Colour and marker of an estimator: both differ, for print and for the colour-blind."""
+    return _LOOKS.get(estimator, _OTHER_LOOK)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from eo_cate.report.rows import (
     ordered_configurations,
     rate_rows,
 )
-from eo_cate.report.words import write_headline
+from eo_cate.report.words import write_absent, write_headline
 from eo_cate.report.words_tests import NO_HETEROGENEITY, gain_rows, write_gains, write_ledger
 from eo_cate.report.words_tests import write_search as search_sentences
 
@@ -58,7 +58,7 @@ def print_evaluation(inputs: ReportInputs) -> str:
     ):
         if len(table) > 1:
             lines += _part(title, table, left=left)
-    for limit in (*headline.limits, inputs.config.notes):
+    for limit in (*write_absent(inputs), *headline.limits, inputs.config.notes):
         lines += _wrap(limit)
     return "\n".join(lines) + "\n"
 

@@ -32,6 +32,8 @@ def build_tables(inputs: ReportInputs) -> dict[str, pd.DataFrame]:
             for name, curve in found.items()
         ]
         tables["toc"] = pd.concat(curves, ignore_index=True)
+    if inputs.drivers is not None:
+        tables |= {name: table for name, table in inputs.drivers.tables.items() if len(table)}
     return tables | {
         name: getattr(inputs, name)[list(columns)].reset_index(drop=True)
         for name, columns in TABLES.items()

@@ -28,6 +28,17 @@ _LESSONS = {
     "mean_colour": "that a network is needed",
     "random_vit": "that the pretraining is needed",
 }
+_INSTRUMENTS = {
+    "calibration": "calibration test",
+    "isotonic": "calibration error",
+    "gates": "GATES",
+    "clan": "CLAN",
+    "policy": "policy value",
+}
+SELECT_LOSES = (
+    "`select` keeps the one set of scales that looks best on the training groups. Such a choice loses to averaging "
+    "over scales on average at 100 to 150 villages; `average_evidence` and `average` do not choose."
+)
 STANDINGS = {
     "better": "does better than",
     "as well": "does about as well as",
@@ -146,6 +157,8 @@ def _limits(inputs: ReportInputs, rows: list[Row]) -> list[str]:
             "That is not evidence that the programme works equally well everywhere: effects may differ in ways that "
             "these data do not rank, or by less than a trial of this size can see."
         )
+    if "select" in (inputs.config.multiscale.procedure, inputs.config.multiscale.map_procedure):
+        limits.append(SELECT_LOSES)
     limits.extend(_control_limits(inputs, rows))
     limits.append(
         "It does not say that what the image shows causes the effect, which scale matters, or that the estimate for "
@@ -179,6 +192,15 @@ def _control_limits(inputs: ReportInputs, rows: list[Row]) -> list[str]:
                 f"{lessons}."
             )
     return limits
+
+
+def write_absent(inputs: ReportInputs) -> list[str]:
+    """Which instruments there are no figures of, and why: one sentence per estimator and reason."""
+    sentences = []
+    for (estimator, reason), rows in inputs.absent.groupby(["estimator", "reason"], sort=False):
+        listed = ", no ".join(_INSTRUMENTS[str(name)] for name in rows["instrument"])
+        sentences.append(f"With {with_article(str(estimator))} there is no {listed}: {reason}.")
+    return sentences
 
 
 def truth_sentences(inputs: ReportInputs) -> list[str]:

@@ -32,10 +32,25 @@ NO_HETEROGENEITY = (
 
 
 def answer_questions(inputs: ReportInputs) -> list[str]:
-    """The refit test of all scales together, image or place, and the gain of several scales, where asked."""
+    """The refit test of all scales, image or place, the gain of several scales and of pretraining, where asked."""
     answers = [*_answer_all_scales(inputs), *answer_place(inputs)]
     gains = gain_rows(inputs)
-    return answers + ([write_gains(gains)] if gains else [])
+    return answers + ([write_gains(gains)] if gains else []) + answer_pretraining(inputs)
+
+
+def answer_pretraining(inputs: ReportInputs) -> list[str]:
+    """Whether training an encoder on with the region's own chips helped: one sentence per encoder trained on."""
+    begin = f"{MAP_CONFIGURATION}, "
+    rows = [row for row in by_estimator(inputs.contrasts) if str(row["first"]).startswith(f"{begin}pretrained:")]
+    pairs = dict.fromkeys((row["first"], row["second"]) for row in rows)
+    return [
+        write_gains(
+            [row for row in rows if (row["first"], row["second"]) == (first, second)],
+            opening=f"Did training on with the region's own chips help? AUTOC of {first.removeprefix(begin)} over that "
+            f"of {second.removeprefix(begin)}, all scales together: ",
+        )
+        for first, second in pairs
+    ]
 
 
 def find_test(inputs: ReportInputs, configuration: str, given: str) -> Row | None:
@@ -91,8 +106,11 @@ def judge_difference(row: Mapping[str, Any]) -> str:
     return "above zero" if row["low"] > 0 else "below zero" if row["high"] < 0 else NOT_FROM_ZERO
 
 
-def write_gains(rows: Iterable[Mapping[str, Any]]) -> str:
-    """The gain of several scales in one sentence, with every estimator that it was asked of."""
+GAIN_OF_SCALES = "Gain in AUTOC of all scales together over the single scale that the training folds chose: "
+
+
+def write_gains(rows: Iterable[Mapping[str, Any]], *, opening: str = GAIN_OF_SCALES) -> str:
+    """A gain in one sentence, that of several scales if not told otherwise, with every estimator it was asked of."""
     parts = []
     for row in rows:
         places = decimals_for([row["std_err"]])
@@ -102,7 +120,6 @@ def write_gains(rows: Iterable[Mapping[str, Any]]) -> str:
             f"{fmt(row['first_estimate'], places)} against {fmt(row['second_estimate'], places)}), "
             f"{judge_difference(row)}"
         )
-    opening = "Gain in AUTOC of all scales together over the single scale that the training folds chose: "
     return f"{opening}{'; '.join(parts)}."
 
 

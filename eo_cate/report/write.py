@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from eo_cate.errors import StoreError
+from eo_cate.report.drivers_inputs import DRIVER_TABLES, DriversShown
 from eo_cate.report.inputs import SEARCH_COLUMNS, TABLES, ReportInputs
 from eo_cate.report.numbers import collect_numbers, dump_numbers, search_numbers
 from eo_cate.report.page import render_html
@@ -26,8 +27,9 @@ if TYPE_CHECKING:
 # Written by one kind of run and not by another: a run into the same folder must not leave the other's behind.
 _OPTIONAL = (
     *(f"figures/{name}.{kind}" for name in ("rate", "search", "toc", "gates", "truth") for kind in ("png", "pdf")),
+    *(f"figures/{name}.{kind}" for name in (*DRIVER_TABLES, "gallery") for kind in ("png", "pdf")),
     *(f"maps/tau_hat.{kind}" for kind in ("png", "pdf")),
-    *(f"tables/{name}.{kind}" for name in ("balance", "toc", *TABLES) for kind in ("csv", "tex")),
+    *(f"tables/{name}.{kind}" for name in ("balance", "toc", *TABLES, *DRIVER_TABLES) for kind in ("csv", "tex")),
     *REGION_FILES,
 )
 
@@ -89,6 +91,8 @@ def draw_pictures(inputs: ReportInputs) -> dict[str, dict[str, bytes]]:
         drawn["figures/toc"] = lambda: draw_tocs(inputs)
     if len(inputs.gates):
         drawn["figures/gates"] = lambda: draw_gates(inputs.gates, inputs.ate)
+    if inputs.drivers is not None:
+        drawn |= _driver_figures(inputs, inputs.drivers)
     if inputs.map is not None:
         drawn["maps/tau_hat"] = lambda: draw_map(inputs)
     if inputs.region is not None:
@@ -96,6 +100,22 @@ def draw_pictures(inputs: ReportInputs) -> dict[str, dict[str, bytes]]:
     if inputs.truth is not None and len(inputs.truth):
         drawn["figures/truth"] = lambda: draw_truth(inputs)
     return {name: dict(zip(("png", "pdf"), render(draw), strict=True)) for name, draw in drawn.items()}
+
+
+def _driver_figures(inputs: ReportInputs, drivers: DriversShown) -> dict[str, Callable[[], Figure]]:
+    from eo_cate.report.figures_drivers import draw_curves, draw_differences, draw_effects, draw_gallery
+
+    drawn: dict[str, Callable[[], Figure]] = {}
+    if len(drivers.table):
+        drawn["figures/drivers"] = lambda: draw_differences(drivers.table)
+    if len(drivers.effects):
+        drawn["figures/drivers_effects"] = lambda: draw_effects(drivers.effects, inputs.ate)
+    if len(drivers.curves):
+        drawn["figures/drivers_curves"] = lambda: draw_curves(drivers)
+    gallery = drivers.gallery
+    if gallery is not None:
+        drawn["figures/gallery"] = lambda: draw_gallery(gallery)
+    return drawn
 
 
 def _region_figures(inputs: ReportInputs, region: RegionShown) -> dict[str, Callable[[], Figure]]:

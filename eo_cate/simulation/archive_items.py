@@ -90,7 +90,7 @@ def item_json(
         "id": name,
         "collection": collection,
         "geometry": mapping(outline),
-        "bbox": _bbox(outline),
+        "bbox": outline_bbox(outline),
         "properties": properties,
         "links": [],
         "assets": assets,
@@ -119,7 +119,7 @@ def _instrument(platform: str) -> str:
     return known.get(platform, "msi")
 
 
-def _bbox(outline: BaseGeometry) -> list[float]:
+def outline_bbox(outline: BaseGeometry) -> list[float]:
     """West is above east where the outline lies on both sides of the antimeridian (RFC 7946)."""
     west, south, east, north = outline.bounds
     parts = [part.bounds for part in getattr(outline, "geoms", [outline])]
@@ -135,10 +135,15 @@ def write_catalog(folder: Path, collection: str, items: Sequence[Mapping[str, An
         item.collection_id = None
         for asset in item.assets.values():
             asset.href = str((folder / asset.href).resolve())
-    days = [item.datetime for item in found]
+    days = [
+        moment
+        for item in found
+        for moment in (item.datetime, item.common_metadata.start_datetime, item.common_metadata.end_datetime)
+        if moment is not None
+    ]
     extent = pystac.Extent(
         pystac.SpatialExtent([[-180.0, -90.0, 180.0, 90.0]]),
-        pystac.TemporalExtent([[min(d for d in days if d), max(d for d in days if d)]]),
+        pystac.TemporalExtent([[min(days), max(days)]]),
     )
     catalog = pystac.Catalog("simulated", "A simulated archive of satellite scenes.")
     child = pystac.Collection(collection, "Simulated scenes.", extent, license=_LICENCE)

@@ -22,7 +22,10 @@ from eo_cate.types import FloatArray, Grid
 
 NAMES = ("Alder", "Birch", "Cedar", "Dogwood", "Elm", "Fir", "Gum", "Hazel", "Ivy", "Juniper")
 TRUTH_PX = 4
-_REGION_VERSION = 1
+LEAST_LAND = (0.5, 0.25)
+"""Shares of land in the 32 px and the 128 px box from which a place has an effect. Villages need .9 and .5
+(`demo_cells`): what lies between is coast, which the trial never draws from."""
+_REGION_VERSION = 2
 
 
 def draw_districts(grid: Grid, *, seed: int = 3) -> gpd.GeoDataFrame:
@@ -42,7 +45,7 @@ def draw_districts(grid: Grid, *, seed: int = 3) -> gpd.GeoDataFrame:
 
 
 def true_effects(scene: Scene) -> tuple[pd.DataFrame, FloatArray]:
-    """Places every 40 m (columns row, col) and the demo's true effect there; NaN on water.
+    """Places every 40 m (columns row, col) and the demo's true effect there; NaN where there is less than `LEAST_LAND`.
 
     The definition is that of `demo_cells`: the same boxes, standardised by the mean and spread of the demo's cells.
     """
@@ -62,8 +65,8 @@ def true_effects(scene: Scene) -> tuple[pd.DataFrame, FloatArray]:
     local = np.log(found["steep"])
     context = (found["rough"] * 128**2 - found["rough_near"] * 32**2) / (128**2 - 32**2)
     z = [(v - own[name].mean()) / own[name].std(ddof=0) for v, name in ((local, "local"), (context, "context"))]
-    is_land = (found["near"] > 0.9) & (found["around"] > 0.5)
-    return places, np.where(is_land, 0.30 + 0.35 * z[0] + 0.35 * z[1], np.nan)
+    has_land = (found["near"] >= LEAST_LAND[0]) & (found["around"] > LEAST_LAND[1])
+    return places, np.where(has_land, 0.30 + 0.35 * z[0] + 0.35 * z[1], np.nan)
 
 
 def prepare_region(folder: Path, *, seed: int = 3) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from eo_cate.simulation.scene import read_scene
 from eo_cate.simulation.village_trial import DemoTrial, VillageDesign, draw_trial
 from eo_cate.stats.nuisances import fit_nuisances
 from eo_cate.steps.context import derive_seed
-from eo_cate.steps.estimators import build_forest, build_ridge
+from eo_cate.steps.estimators import build_estimator, build_ridge
 from eo_cate.store import Store
 from eo_cate.types import CateEstimator, FeatureBlocks, FloatArray, Grid
 
@@ -53,14 +54,25 @@ class _Seed:
     config: RunConfig
 
 
-def embed_landscape(config: RunConfig, data_dir: Path, *, store: Store, executor: Executor) -> Landscape:
-    """Embed every cell with the configured encoder, the random network (two scales) and mean colour."""
+def embed_landscape(
+    config: RunConfig,
+    data_dir: Path,
+    *,
+    store: Store,
+    executor: Executor,
+    scales: Mapping[str, Sequence[int]] | None = None,
+) -> Landscape:
+    """Embed every cell at the scales given by encoder.
+
+    Absent, these are the configured encoder and mean colour at the configured scales, the random network at two.
+    """
     scene = read_scene({band: data_dir / "scene" / f"s2_{band}.jp2" for band in ("B02", "B03", "B04", "B08", "B11")})
     cells = demo_cells(scene)
     settings = config.embeddings
     reader = RasterReader({band: data_dir / path for band, path in config.imagery.files.items()})
     reader = reader.with_places(cells[["row", "col"]])
-    scales = {settings.encoders[0]: settings.scales, "random_vit": _PAIR, "mean_colour": settings.scales}
+    if scales is None:
+        scales = {settings.encoders[0]: settings.scales, "random_vit": _PAIR, "mean_colour": settings.scales}
     embeddings = {
         encoder: embed_sites(
             reader, list(cells.index), encoder=encoder, scales=wanted, bands=settings.bands, stretch=settings.stretch,
@@ -84,7 +96,7 @@ def run_seeds(
     village; images and location only).
     """
     shards = [_Seed(seed, landscape, config) for seed in seeds]
-    settings = [build_forest(config)[1], build_ridge(config)[1]]
+    settings = [build_estimator(config)[1], build_ridge(config)[1]]
     pixels = {name: np.asarray(found.values) for name, found in landscape.embeddings.items()}
     keys = [Store.key("seeds", VERSION, seed, settings, *pixels.values()) for seed in seeds]
     found = compute_stored(
@@ -135,7 +147,7 @@ def _run_seed(shard: _Seed) -> dict[str, NDArray[Any]]:
     landscape = shard.landscape
     demo = draw_trial(landscape.cells, landscape.grid, spacing_px=SPACING_PX, design=VillageDesign(), seed=shard.seed)
     features, cells = _features(demo, landscape, shard.seed), _cell_features(landscape)
-    models = {"forest": build_forest(shard.config)[0], "ridge": build_ridge(shard.config)[0]}
+    models = {"forest": build_estimator(shard.config)[0], "ridge": build_ridge(shard.config)[0]}
     with threadpool_limits(1, user_api="blas"):
         drawn = _draw(demo, features["image_multi+tabular"], shard.seed)
         tau = demo.units["tau"].to_numpy()
@@ -153,7 +165,7 @@ def _run_seed(shard: _Seed) -> dict[str, NDArray[Any]]:
 
 
 def _draw(demo: DemoTrial, everything: FeatureBlocks, seed: int) -> _Drawn:
-    vectors = _vectors(demo)
+    vectors = trial_vectors(demo)
     tasks = evaluation.plan_folds(vectors.groups, W=vectors.W, strata=vectors.strata, num_orders=1, seed=seed)
     options: dict[str, Any] = {
         "propensity": vectors.propensity, "groups": vectors.groups, "strata": vectors.strata,
@@ -163,7 +175,8 @@ def _draw(demo: DemoTrial, everything: FeatureBlocks, seed: int) -> _Drawn:
     return _Drawn(demo, vectors, tasks, scores, m_hat)
 
 
-def _vectors(demo: DemoTrial) -> TrialVectors:
+def trial_vectors(demo: DemoTrial) -> TrialVectors:
+    """The vectors of a drawn trial: villages are groups, quadrants strata, half are treated."""
     units = demo.units
     return TrialVectors(
         Y=units["Y"].to_numpy(),

@@ -35,7 +35,13 @@ def choose_num_folds(num_groups: int, num_folds: int = 5) -> int:
 
 
 def group_folds(
-    groups: ArrayLike, *, W: ArrayLike, strata: ArrayLike | None = None, num_folds: int = 5, seed: int | Sequence[int]
+    groups: ArrayLike,
+    *,
+    W: ArrayLike,
+    strata: ArrayLike | None = None,
+    num_folds: int = 5,
+    seed: int | Sequence[int],
+    both_arms: bool = True,
 ) -> IntArray:
     """Assign whole groups to folds, evenly within strata and arms.
 
@@ -47,11 +53,13 @@ def group_folds(
     ----------
     groups : (n,) labels
     W : (n,)
-        Treatment in {0, 1}; each fold gets both arms.
+        Treatment in {0, 1}; the arms are dealt out evenly.
     strata : (n,) labels, optional
         Randomisation strata of the units; one stratum when absent.
     num_folds : int
     seed : int or sequence of ints
+    both_arms : bool
+        Whether each fold must hold both arms; if not, a fold of one group will do.
 
     Returns
     -------
@@ -73,7 +81,7 @@ def group_folds(
     rng = np.random.default_rng(seed)
     for _ in range(_ATTEMPTS):
         folds: IntArray = _deal_groups(arm, stratum, num_folds, rng)[codes]
-        if _has_both_arms(folds, treatment, num_folds):
+        if not both_arms or _has_both_arms(folds, treatment, num_folds):
             return folds
     raise EvaluationError(
         f"both arms cannot be put in each of {num_folds} folds: {int((arm > 0).sum())} of {num_groups} groups have "

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import inspect
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +17,8 @@ from eo_cate.stats.folds import group_folds
 from eo_cate.types import CateEstimator, FeatureBlocks, FloatArray, IntArray, as_blocks
 
 RISK_FOLDS = 3
+FEWEST_GROUPS = 10
+"""Groups that a fit needs where it has a causal forest inside."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,8 @@ class TrainingUnits:
     ) -> FloatArray:
         """tau_hat (n,) of each unit by fits without its group: ``fitted.oob()``, else by 3 folds of groups.
 
-        Folds deal out whole groups; without groups, whole sites.
+        Folds deal out whole groups; without groups, whole sites. With 11 to 14 of them there are more folds, so that
+        10 are left to each fit.
 
         Raises
         ------
@@ -121,9 +126,10 @@ class TrainingUnits:
 
     def _cross_fit(self, estimator: CateEstimator, seed: int) -> FloatArray:
         blocks = self._sites() if self.groups is None else self.groups
-        folds = group_folds(blocks, W=self.W, num_folds=RISK_FOLDS, seed=seed)
+        num_folds = choose_risk_folds(len(np.unique(blocks)))
+        folds = group_folds(blocks, W=self.W, num_folds=num_folds, seed=seed, both_arms=num_folds == RISK_FOLDS)
         tau_hat = np.full(len(self.Y), np.nan)
-        for fold in range(RISK_FOLDS):
+        for fold in range(num_folds):
             inside = np.flatnonzero(folds == fold)
             fitted = self.take(np.flatnonzero(folds != fold)).fit(estimator)
             tau_hat[inside] = np.asarray(fitted.predict(take_rows(self.X, inside)), dtype=np.float64)
@@ -135,9 +141,30 @@ class TrainingUnits:
         return self.blocks.site_index if has_sites else np.arange(len(self.Y), dtype=np.int64)
 
 
+def choose_risk_folds(num_groups: int) -> int:
+    """3, or as many as leave `FEWEST_GROUPS` to each fit, where there are more than those."""
+    spare = num_groups - FEWEST_GROUPS
+    return RISK_FOLDS if spare <= 0 else max(RISK_FOLDS, math.ceil(num_groups / spare))
+
+
 def take_rows(X: FeatureBlocks | NDArray[Any], rows: IntArray) -> FeatureBlocks | NDArray[Any]:
     """Some rows of features, in the form that they came in: a plain array stays one."""
     return X.take(rows) if isinstance(X, FeatureBlocks) else X[rows]
+
+
+def has_errors(estimator: Any) -> bool:
+    """Whether ``predict`` takes ``std_err``, by itself or handed on to the estimator inside."""
+    parameters = inspect.signature(estimator.predict).parameters
+    hands_on = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    return "std_err" in parameters or (hands_on and hasattr(estimator, "estimator") and has_errors(estimator.estimator))
+
+
+def predict_with_errors(estimator: Any, X: FeatureBlocks) -> tuple[FloatArray, FloatArray]:
+    """tau_hat and std_err of a fitted estimator, (n,) each; errors are NaN where ``predict`` has no such option."""
+    if not has_errors(estimator):
+        return np.asarray(estimator.predict(X)), np.full(len(X), np.nan)
+    tau_hat, std_err = estimator.predict(X, std_err=True)
+    return np.asarray(tau_hat), np.asarray(std_err)
 
 
 def check_effects(

@@ -10,10 +10,11 @@ import pandas as pd
 
 from eo_cate import report
 from eo_cate.evaluation import RateGain
+from eo_cate.multiscale import name_estimator
 from eo_cate.report import ReportInputs
 from eo_cate.steps.context import FULL, IMAGE, Run
 from eo_cate.steps.encoders import open_specs
-from eo_cate.steps.estimators import describe_engine
+from eo_cate.steps.estimators import describe_engine, uses_forest
 from eo_cate.steps.evaluate import CONTROLS, TARGETS, Evaluated
 from eo_cate.steps.inputs import Inputs
 from eo_cate.steps.mapping import DrawnMap
@@ -31,13 +32,14 @@ def collect(
     answers: Answers,
     quality: Mapping[str, Quality],
     search: ScaleSearch,
+    drivers: report.DriversShown | None,
     drawn: DrawnMap | None,
     region: report.RegionShown | None = None,
 ) -> ReportInputs:
     """Everything that the report shows."""
-    forest = evaluated.ranked.get("forest", {})
+    main = evaluated.ranked.get(name_estimator(run.config.multiscale.procedure), {})
     table, search_p, _ = collect_search(search)
-    images = [name for name in forest if name.startswith("image") and not name.endswith(("tabular", "location"))]
+    images = [name for name in main if name.startswith("image") and not name.endswith(("tabular", "location"))]
     return ReportInputs(
         config=run.config,
         summary=trial_summary(inputs.trial),
@@ -57,12 +59,13 @@ def collect(
         search_p=search_p,
         **_instruments(quality),
         coverage=_coverage(inputs),
+        drivers=drivers,
         map=None if drawn is None else drawn.layers,
         map_check=None if drawn is None else drawn.check,
         region=region,
         truth=report.truth_by_site(
             inputs.trial,
-            {name: [found.priorities for found in forest[name]] for name in images},
+            {name: [found.priorities for found in main[name]] for name in images},
             evaluated.folds.tasks,
         ),
         sources=report.collect_sources(
@@ -71,7 +74,7 @@ def collect(
             units_sha256=file_digest(run.data_dir / run.config.trial.units),
             imagery_digest=inputs.reader.digest,
         ),
-        versions=report.collect_versions(engine=describe_engine(run.config)),
+        versions=report.collect_versions(engine=describe_engine(run.config) if uses_forest(run.config) else None),
         timings=run.timings,
     )
 
@@ -80,9 +83,14 @@ def _rates(run: Run, inputs: Inputs, evaluated: Evaluated) -> pd.DataFrame:
     """Every rate; below 40 groups rows of the pre-specified configuration without figures."""
     if not evaluated.rates:
         groups = len(np.unique(inputs.trial.groups))
-        return report.missing_rates(FULL, estimators=("forest", "ridge"), targets=TARGETS, groups=groups)
+        estimators = (name_estimator(run.config.multiscale.procedure), "ridge")
+        return report.missing_rates(FULL, estimators=estimators, targets=TARGETS, groups=groups)
     rates = report.rate_table(evaluated.rates, controls=(*CONTROLS, "oracle"))
-    return pd.concat([rates, report.placebo_rows(evaluated.placebo, estimator="ridge")], ignore_index=True)
+    tables = [rates, report.placebo_rows(evaluated.placebo, estimator="ridge")]
+    if evaluated.map_rates:
+        name = name_estimator(run.config.multiscale.map_procedure)
+        tables.append(report.rate_table({name: evaluated.map_rates}, controls=()).assign(role="map"))
+    return pd.concat(tables, ignore_index=True)
 
 
 def _coverage(inputs: Inputs) -> pd.DataFrame:
@@ -101,14 +109,20 @@ def _coverage(inputs: Inputs) -> pd.DataFrame:
 
 def _instruments(quality: Mapping[str, Quality]) -> dict[str, Any]:
     """The tables of calibration, groups, covariates and policy value."""
-    rows: dict[str, list[dict[str, Any]]] = {"calibration": [], "gates": [], "clan": [], "policy": []}
+    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in ("calibration", "gates", "clan", "policy", "absent")}
     for estimator, found in quality.items():
         rows["calibration"] += report.calibration_rows(FULL, estimator, found.calibration, found.isotonic)
-        rows["gates"] += report.gates_rows(FULL, estimator, found.gates)
-        rows["policy"] += report.policy_rows(FULL, estimator, found.policy)
-        if found.clan is not None:
+        if found.gates is not None:
+            rows["gates"] += report.gates_rows(FULL, estimator, found.gates)
+        if found.policy is not None:
+            rows["policy"] += report.policy_rows(FULL, estimator, found.policy)
+        if found.clan is not None and found.gates is not None:
             ends = int(found.gates.num_units[0] + found.gates.num_units[-1])
             rows["clan"] += report.clan_rows(estimator, found.clan, units=ends)
+        rows["absent"] += [
+            {"configuration": FULL, "estimator": estimator, "instrument": name, "reason": reason}
+            for name, reason in found.absent.items()
+        ]
     return {name: pd.DataFrame(table) for name, table in rows.items() if table}
 
 

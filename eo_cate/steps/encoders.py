@@ -6,32 +6,45 @@ from pathlib import Path
 
 from eo_cate.config import EmbeddingsConfig, RunConfig
 from eo_cate.embeddings import EncoderSpec, check_mode, encoder_spec, native_px, open_spec, scales_in_pixels
+from eo_cate.errors import EmbeddingError
+from eo_cate.steps.context import Run
 
 CONTROLS = ("random_vit", "mean_colour")
 """Encoders that every run has for comparison."""
 
 
 def open_specs(settings: EmbeddingsConfig, data_dir: Path) -> tuple[EncoderSpec, ...]:
-    """The configured encoders; weight and ONNX files are relative to the data folder.
+    """The configured encoders; files are relative to the data folder.
 
     Raises
     ------
     EmbeddingError, WeightsError
-        When a name is unknown, or a weight file is absent or another.
+        When a name is unknown, two are the same, or a weight file is absent or another.
     """
     specs = []
     for name in settings.encoders:
         family, _, rest = name.partition(":")
+        files = family in ("onnx", "pretrained")
         specs.append(
             encoder_spec(
-                f"onnx:{data_dir / rest}" if family == "onnx" else name,
+                f"{family}:{data_dir / rest}" if files else name,
                 bands=len(settings.bands),
                 weights=data_dir / settings.weights if settings.weights and family == "timm" else None,
-                weights_sha256=settings.weights_sha256 if family in ("timm", "onnx") else None,
+                weights_sha256=settings.weights_sha256 if files or family == "timm" else None,
                 normalisation=settings.normalisation,
             )
         )
+    names = [spec.name for spec in specs]
+    if len(set(names)) < len(names):
+        raise EmbeddingError(f"encoders must have different names, got {names}: rename a file")
     return tuple(specs)
+
+
+def pretrained_pairs(run: Run) -> list[tuple[str, str]]:
+    """(pretrained, base): configured encoders whose weights were trained on from those of another configured one."""
+    own = open_specs(run.config.embeddings, run.data_dir)
+    names = {spec.name for spec in own}
+    return [(spec.name, spec.base) for spec in own if spec.base in names]
 
 
 def control_specs(settings: EmbeddingsConfig) -> tuple[EncoderSpec, ...]:

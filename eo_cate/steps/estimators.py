@@ -14,30 +14,44 @@ from eo_cate.types import CateEstimator, Trial
 
 ENGINE = "bins-2"
 RIDGE_ENGINE = "kernel-ridge-1"
+EVIDENCE_ENGINE = "average-evidence-1"
 INSTALL_ECONML = "python -m pip install 'econml>=0.17,<0.18'"
 
 
-def build_forest(config: RunConfig, *, num_threads: int | None = None) -> tuple[CateEstimator, dict[str, Any]]:
-    """The configured causal forest, and all that determines its predictions.
+def build_estimator(
+    config: RunConfig, procedure: str | None = None, *, num_threads: int | None = None
+) -> tuple[CateEstimator, dict[str, Any]]:
+    """A procedure (by default the evaluation's) around the causal forest, and all that determines its predictions.
 
     Threads do not: by default all cores in this process, one on a worker of dask.
     """
+    settings = config.multiscale
+    procedure = procedure or settings.procedure
+    forest, key = (None, {}) if procedure == multiscale.FORESTLESS else _build_forest(config, num_threads)
+    estimator = multiscale.make_procedure(
+        procedure, forest, components=settings.components, balance=settings.balance, seed=config.seed
+    )
+    own = {"procedure": procedure, "components": settings.components}
+    if settings.balance:
+        own["balance"] = True
+    if procedure in ("average_evidence", "mean_of"):
+        own["kernel"] = EVIDENCE_ENGINE
+    return estimator, key | own | {"seed": config.seed}
+
+
+def _build_forest(config: RunConfig, num_threads: int | None) -> tuple[CateEstimator, dict[str, Any]]:
     settings = {k: v for k, v in config.estimators.model_dump().items() if not k.startswith("ridge_")}
     if settings.pop("engine") == "econml":
-        engine = f"econml-{econml_version()}"
         own = {name: value for name, value in settings.items() if name != "honesty_fraction"}
-        forest: CateEstimator = from_econml(EconmlForest(**own, seed=config.seed))
-    else:
-        engine = ENGINE
-        if num_threads is None:
-            num_threads = (os.cpu_count() or 1) if config.executor == "inline" else 1
-        forest = CausalForest(**settings, seed=config.seed, num_threads=num_threads)
-    procedure = config.multiscale
-    estimator = multiscale.make_procedure(
-        procedure.procedure, forest, components=procedure.components, seed=config.seed
-    )
-    key = {"procedure": procedure.procedure, "components": procedure.components}
-    return estimator, settings | key | {"engine": engine, "seed": config.seed}
+        return from_econml(EconmlForest(**own, seed=config.seed)), settings | {"engine": f"econml-{econml_version()}"}
+    if num_threads is None:
+        num_threads = (os.cpu_count() or 1) if config.executor == "inline" else 1
+    return CausalForest(**settings, seed=config.seed, num_threads=num_threads), settings | {"engine": ENGINE}
+
+
+def uses_forest(config: RunConfig) -> bool:
+    """Whether a causal forest takes part in anything."""
+    return {config.multiscale.procedure, config.multiscale.map_procedure} != {multiscale.FORESTLESS}
 
 
 def describe_engine(config: RunConfig) -> str:

@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 
 from eo_cate import evaluation
+from eo_cate.config import RunConfig
+from eo_cate.errors import ConfigError
 from eo_cate.evaluation import (
     AteResult,
     FoldRank,
@@ -21,9 +23,11 @@ from eo_cate.evaluation import (
     TrialVectors,
 )
 from eo_cate.evaluation.ledger import Ledger
+from eo_cate.multiscale import FORESTLESS, name_estimator
 from eo_cate.stats.folds import MIN_GROUPS
+from eo_cate.stats.training import FEWEST_GROUPS
 from eo_cate.steps.context import FULL, IMAGE, Run
-from eo_cate.steps.estimators import build_forest, build_ridge
+from eo_cate.steps.estimators import build_estimator, build_ridge
 from eo_cate.steps.features import WITHIN
 from eo_cate.store import write_atomic
 from eo_cate.types import CateEstimator, FeatureBlocks, FloatArray, Trial
@@ -32,6 +36,8 @@ TARGETS = ("AUTOC", "QINI")
 TOC_SHARES = np.linspace(0.05, 1.0, 20)
 EQUALISED = f"{FULL}, groups equalised"
 BASELINE = "baseline_outcome"
+NESTED = ("stack", "residual", "select")
+"""Procedures that are cross-fitted as a whole, so that their forests see fewer groups than the fold holds."""
 CONTROLS = ("location", f"{IMAGE}+location", "mean_colour", "random_vit", BASELINE)
 
 Rates = dict[str, dict[str, SequentialRate]]
@@ -76,6 +82,8 @@ class Evaluated:
         Estimator -> configuration -> target -> rate; the estimator ``truth`` ranks by the true effects (simulations).
     placebo : dict
         Configuration -> target -> rate: shuffled embeddings, with RidgeR.
+    map_rates : dict
+        `IMAGE` -> target -> rate of the map's procedure, where there is a map that none of the estimators draws.
     """
 
     outcome: OutcomeModel
@@ -85,6 +93,7 @@ class Evaluated:
     shuffled: dict[str, list[FoldRank]]
     rates: dict[str, Rates]
     placebo: Rates
+    map_rates: Rates
 
 
 def prepare(run: Run, trial: Trial, features: Mapping[str, FeatureBlocks]) -> tuple[OutcomeModel, Folds]:
@@ -101,10 +110,11 @@ def evaluate(
     run: Run, trial: Trial, features: Mapping[str, FeatureBlocks], outcome: OutcomeModel, folds: Folds
 ) -> Evaluated:
     """Fits by fold, and rates; below 40 groups there are none (METHODS.md, section 3, step 0)."""
-    models = {"forest": build_forest(run.config), "ridge": build_ridge(run.config)}
+    main = name_estimator(run.config.multiscale.procedure)
+    models = {main: build_estimator(run.config), "ridge": build_ridge(run.config)}
     ate = _average_effect(folds.vectors, outcome)
     if not folds.tasks:
-        return Evaluated(outcome, ate, folds, {}, {}, {}, {})
+        return Evaluated(outcome, ate, folds, {}, {}, {}, {}, {})
     own = {name: X for name, X in features.items() if not name.startswith("shuffled")}
     ranked = {}
     for estimator, model in models.items():
@@ -121,7 +131,22 @@ def evaluate(
             truth = _rank_truth(trial.column(trial.true_effect), folds)
             rates["truth"] = _pool_priorities(run, folds, {"oracle": truth})
         bands = pool(run, folds, {name: r for name, r in placebo.items() if not name.startswith(WITHIN)})
-    return Evaluated(outcome, ate, folds, ranked, placebo, rates, bands)
+    return Evaluated(
+        outcome, ate, folds, ranked, placebo, rates, bands, _rate_map(run, folds, own[IMAGE], outcome, set(models))
+    )
+
+
+def _rate_map(run: Run, folds: Folds, X: FeatureBlocks, outcome: OutcomeModel, evaluated: set[str]) -> Rates:
+    """The map's own model over the same folds."""
+    config = run.config
+    name = name_estimator(config.multiscale.map_procedure)
+    if name in evaluated or (config.map is None and config.extrapolate is None):
+        return {}
+    with run.timed(f"fits, {name}"):
+        model = build_estimator(config, config.multiscale.map_procedure)
+        ranked = rank(run, folds, {IMAGE: X}, model, f"{name} by fold")
+        record(run, outcome, {IMAGE: X}, model[1])
+        return pool(run, folds, ranked)
 
 
 def _list_folds(trial: Trial, folds: Folds) -> pd.DataFrame:
@@ -136,20 +161,49 @@ def _list_folds(trial: Trial, folds: Folds) -> pd.DataFrame:
     return table
 
 
-def _score(run: Run, vectors: TrialVectors, X: FeatureBlocks) -> Folds:
-    """Draw the fold orders and score them; no fold is drawn below 40 groups."""
-    settings = run.config.evaluation
+def check_folds(config: RunConfig, trial: Trial) -> None:
+    """Refuse before long work a first fold on which the evaluated procedure cannot be fitted.
+
+    Raises
+    ------
+    ConfigError
+        Naming the groups of the smallest first fold, and what to change.
+    """
+    procedure = config.multiscale.procedure
+    vectors = TrialVectors.of(trial)
+    tasks = _plan(config, vectors)
+    if procedure == FORESTLESS or not tasks:
+        return
+    least = FEWEST_GROUPS + (procedure in NESTED)
+    smallest = min(tasks, key=lambda task: (len(np.unique(vectors.groups[task.train])), task.order))
+    found = len(np.unique(vectors.groups[smallest.train]))
+    if found < least:
+        fewer = "evaluation.num_folds: 3, " if smallest.fold == 2 and config.evaluation.num_folds > 3 else ""
+        raise ConfigError(
+            f"multiscale.procedure: {procedure} fits causal forests on {least} groups or more, and fold order "
+            f"{smallest.order + 1} starts with {found} of {len(np.unique(vectors.groups))} groups (matched pairs and "
+            f"strata of up to 9 groups stay in one fold); set {fewer}coarser strata, or procedure: {FORESTLESS}"
+        )
+
+
+def _plan(config: RunConfig, vectors: TrialVectors) -> list[FoldTask]:
+    """The fold orders; none below 40 groups."""
     if len(np.unique(vectors.groups)) < MIN_GROUPS:
-        return Folds(vectors, [], [])
-    tasks = evaluation.plan_folds(
+        return []
+    return evaluation.plan_folds(
         vectors.groups,
         W=vectors.W,
         strata=vectors.strata,
-        num_folds=settings.num_folds,
-        num_orders=settings.num_orders,
-        seed=run.config.seed,
+        num_folds=config.evaluation.num_folds,
+        num_orders=config.evaluation.num_orders,
+        seed=config.seed,
     )
-    return Folds(vectors, tasks, evaluation.score_folds(tasks, X, vectors, **run.shards))
+
+
+def _score(run: Run, vectors: TrialVectors, X: FeatureBlocks) -> Folds:
+    """Draw the fold orders and score them."""
+    tasks = _plan(run.config, vectors)
+    return Folds(vectors, tasks, evaluation.score_folds(tasks, X, vectors, **run.shards) if tasks else [])
 
 
 def rank(

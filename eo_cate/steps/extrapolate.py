@@ -14,12 +14,13 @@ import xarray as xr
 from eo_cate import extrapolation
 from eo_cate.config import RegionConfig
 from eo_cate.errors import ConfigError, EvaluationError, ImageryError
-from eo_cate.extrapolation import Bands, RegionCells, RiskCoverage
+from eo_cate.extrapolation import RegionCells
 from eo_cate.report import RegionShown
 from eo_cate.steps.context import Run
 from eo_cate.steps.fetch import fetch_imagery
 from eo_cate.steps.inputs import Inputs
-from eo_cate.steps.map_model import MapModel, require_predictions
+from eo_cate.steps.map_model import MapModel, fit_map
+from eo_cate.steps.region_bands import fit_bands
 from eo_cate.steps.region_cells import CellValues, predict_region
 from eo_cate.steps.region_checks import check_truth
 from eo_cate.steps.region_effects import (
@@ -29,17 +30,17 @@ from eo_cate.steps.region_effects import (
     TrialSide,
     code_support,
     describe_trial,
-    fit_bands,
     fit_odds,
     tabulate_regions,
     transport,
 )
+from eo_cate.steps.region_risk import weigh_silence
 from eo_cate.types import BoolArray, ChipReader, FloatArray, Grid
 
 FOOTPRINT_GROUPS = 5
 _ABOUT = {
     "tau_hat": ("estimated effect", "units of the outcome"),
-    "std_err": ("standard error of the forest; too small for intervals of single cells", "units of the outcome"),
+    "std_err": ("standard error of the model; too small for intervals of single cells", "units of the outcome"),
     "band": ("half width of the calibrated 90 % band", "units of the outcome"),
     "dissimilarity": ("distance to the nearest trial site", "mean distances between trial sites"),
     "local_point_density": ("trial sites nearer than the threshold of the area of applicability", "sites"),
@@ -152,9 +153,10 @@ def _warn(run: Run, inputs: Inputs, settings: RegionConfig) -> list[str]:
 def extrapolate_region(run: Run, inputs: Inputs, area: Area, model: MapModel) -> RegionShown:
     """Predict every cell, say where it is supported, and estimate the polygons' effects."""
     settings, region, people = area.settings, area.region, area.people
-    require_predictions(model)
+    fit_map(model)
     side = describe_trial(run, inputs.trial, model)
-    bands, bands_reason = fit_bands(side)
+    fitted = fit_bands(run, inputs.trial, model, side, area.polygons)
+    bands = fitted.bands
     values = predict_region(run, area.readers, region, model, side.space, block_cells=settings.block_cells)
     if not np.isfinite(values.tau_hat).any():
         raise ImageryError(
@@ -182,7 +184,7 @@ def extrapolate_region(run: Run, inputs: Inputs, area: Area, model: MapModel) ->
         "supported": support,
         "region": 1.0 + area.polygons.index.get_indexer(region.cells["region"]),
     }
-    risk, risk_of = _risk(side, bands, values, band, truth, people)
+    risk = weigh_silence(side, bands, values, band, truth, people)
     return RegionShown(
         layers=_lay_out(columns if truth is None else columns | {"true_effect": truth}, region, area),
         polygons=area.polygons.to_crs(region.grid.crs),
@@ -190,13 +192,15 @@ def extrapolate_region(run: Run, inputs: Inputs, area: Area, model: MapModel) ->
         counts={words: int((support == code).sum()) for code, words in CODES.items()},
         threshold=side.space.threshold,
         bands=bands,
-        bands_reason=bands_reason,
+        bands_reason=fitted.reason,
+        bands_notes=fitted.notes,
         transported=overall.found,
         transport_reason=overall.reason,
         overlap=overall.overlap,
         assumption=extrapolation.state_assumption(tuple(side.names)),
-        risk=risk,
-        risk_of=risk_of,
+        risk=risk.curve,
+        risk_of=risk.of,
+        risk_orders=risk.orders,
         footprint=_footprint(inputs, region),
         notes=area.notes,
         check=check,
@@ -225,44 +229,6 @@ def _transport_all(
     except EvaluationError as error:
         return _Overall(None, str(error), membership.overlap, odds)
     return _Overall(found, "", membership.overlap, odds)
-
-
-def _risk(
-    side: TrialSide,
-    bands: Bands | None,
-    values: CellValues,
-    band: FloatArray,
-    truth: FloatArray | None,
-    people: FloatArray | None,
-) -> tuple[RiskCoverage | None, str]:
-    """The risk-coverage curve: against the truth where it is known, else the DR loss of the trial's groups."""
-    if bands is None:
-        return None, ""
-    try:
-        if truth is not None:
-            known = np.isfinite(truth)
-            loss = (values.tau_hat - truth) ** 2
-            weights = None if people is None else people[known]
-            return (
-                extrapolation.risk_coverage(values.tau_hat[known], band[known], loss[known], weights=weights),
-                "cells, squared error against the true effect",
-            )
-        used = side.known
-        units = pd.DataFrame(
-            {"g": side.groups, "w": side.weights, "s": side.dr_scores * side.weights, "t": side.tau_hat * side.weights}
-        )[used]  # fmt: skip
-        sums = units.groupby("g").sum()
-        width = extrapolation.band_width(
-            bands, pd.Series(side.dissimilarity[used]).groupby(side.groups[used]).mean().to_numpy()
-        )
-        tau_hat, score = (sums["t"] / sums["w"]).to_numpy(), (sums["s"] / sums["w"]).to_numpy()
-        return (
-            extrapolation.risk_coverage(tau_hat, width, (score - tau_hat) ** 2, weights=sums["w"].to_numpy()),
-            "the trial's groups, left out of the fit: squared difference from their mean DR score, whose noise raises "
-            "the whole curve",
-        )
-    except EvaluationError:
-        return None, ""
 
 
 def _lay_out(columns: dict[str, FloatArray], region: RegionCells, area: Area) -> xr.Dataset:

@@ -11,9 +11,8 @@ import xarray as xr
 from eo_cate import multiscale
 from eo_cate.embeddings import (
     EncoderSpec,
-    embed_sites,
+    embed_sequence,
     export_embedding,
-    join_periods,
     location_features,
     permute_sites,
 )
@@ -57,26 +56,15 @@ def embed_periods(
     embeddings = {}
     for spec, places, scales in wanted:
         with run.timed(f"embedding, {spec.name}"):
-            options = embedding_options(run, spec, own)
-            found = {
-                period: embed_sites(reader, places, encoder=spec, scales=scales, **options)
-                for period, reader in readers.items()
-            }
-            embeddings[spec.name] = join_times(found, parts=settings.sequence, years=years)
+            options = embedding_options(run, spec, own) | {"parts": settings.sequence, "years": years}
+            embeddings[spec.name] = embed_sequence(readers, places, encoder=spec, scales=scales, **options)
     for spec in own:
         export_embedding(embeddings[spec.name].sel(site=sites), run.run_dir / "embeddings")
     return embeddings
 
 
-def join_times(
-    found: Mapping[str, xr.DataArray], *, parts: Sequence[str], years: Sequence[float] | None
-) -> xr.DataArray:
-    """What is made of the periods; one period is taken as it is."""
-    return join_periods(found, parts=parts, years=years) if len(found) > 1 else next(iter(found.values()))
-
-
 def sequence_options(run: Run) -> dict[str, Any]:
-    """Keyword arguments of `join_times`."""
+    """Keyword arguments of `embed_sequence`: what is made of several periods, and when they were."""
     years = period_years(run.config) if run.config.imagery.remote else None
     return {"parts": run.config.embeddings.sequence, "years": years}
 
@@ -127,6 +115,7 @@ def build_configurations(run: Run, trial: Trial, embeddings: Mapping[str, xr.Dat
     found = {} if covariates is None else {"tabular": blocks(tabular=True)}
     found |= {f"image_{scale}": blocks(image, scales=[scale]) for scale in run.config.embeddings.scales}
     found[IMAGE] = blocks(image)
+    found |= {f"{IMAGE}, {name}": blocks(one) for name, one in image.items() if len(image) > 1}
     found[FULL] = blocks(image, tabular=True)
     location = location_features(trial.sites)[0]
     found[f"{IMAGE}+location"] = blocks(image, site_features=location)

@@ -68,7 +68,14 @@ def plan_imagery(
     """What `fetch_imagery` would fetch; headers are read, pixels are not."""
     collected = find_scenes_above(config, data_dir, run_dir, sites, refresh=refresh)
     source = open_blocks(config.imagery, data_dir)
-    return collected, plan_fetch(collected.scenes, sites, block_source=source, **_request(config, run_dir))
+    plan = plan_fetch(
+        *(collected.scenes, sites),
+        block_source=source,
+        etags=collected.etags,
+        renew=refresh,
+        **_request(config, run_dir),
+    )
+    return collected, plan
 
 
 def fetch_imagery(
@@ -92,7 +99,8 @@ def fetch_imagery(
     sites : GeoDataFrame
         Index site_id, points in EPSG:4326.
     refresh : bool
-        Search anew even where the scenes of an earlier search are kept.
+        Search anew even where the scenes of an earlier search are kept, and ask the server of every file above the
+        sites whether it is still the one whose pixels are stored; what lies under the others is fetched again.
     progress : bool
         Show a bar on standard error.
     table : str
@@ -103,19 +111,22 @@ def fetch_imagery(
     Raises
     ------
     ImageryError
-        When no scene is found, links are refused, files changed since they were frozen, or more sites than
-        ``imagery.max_failed_share`` have pixels that failed to arrive. What was fetched stays stored.
+        When no scene is found, links are refused, files changed since they were first read (and not ``refresh``), or
+        more sites than ``imagery.max_failed_share`` have pixels that failed to arrive. What was fetched stays stored.
     """
     collected = find_scenes_above(config, data_dir, run_dir, sites, refresh=refresh)
     result = fetch_pixels(
         collected.scenes,
         sites,
         block_source=block_source or open_blocks(config.imagery, data_dir),
+        reduction=config.imagery.composite,
+        units="reflectance" if config.imagery.composite == "median" else "as stored",
         progress=progress,
         etags=collected.etags,
+        renew=refresh,
         **_request(config, run_dir),
     )
-    record_etags(run_dir / PIXELS / SCENES, result.etags)
+    record_etags(run_dir / PIXELS / SCENES, result.etags, renew=refresh)
     write_atomic(run_dir / PIXELS / table, result.sites.to_csv(index=False, lineterminator="\n").encode())
     _refuse_failed(config, result, run_dir / PIXELS / table)
     return Fetched(collected, result, _open_readers(config, run_dir, sites))
@@ -180,6 +191,7 @@ def print_plan(collected: CollectedScenes, plan: FetchPlan) -> str:
     return "\n".join(
         [
             *_say_scenes(collected),
+            *_say_versions(plan),
             f"{plan.shards:,} shards to compute, {plan.shards_stored:,} stored already",
             f"{plan.blocks:,} blocks of {plan.scenes:,} scenes to fetch, {plan.megabytes:,.1f} MB",
         ]
@@ -191,6 +203,7 @@ def print_fetched(fetched: Fetched) -> str:
     result = fetched.result
     lines = [
         *_say_scenes(fetched.collected),
+        *_say_versions(result.plan),
         f"{result.blocks_fetched:,} blocks fetched, {result.bytes_fetched / 1e6:,.1f} MB; "
         f"{result.plan.shards_stored:,} of {result.plan.shards + result.plan.shards_stored:,} shards stored already",
         "",
@@ -199,6 +212,16 @@ def print_fetched(fetched: Fetched) -> str:
     for (period, state), rows in result.sites.groupby(["period", "state"], sort=False):
         lines.append(f"{period:<12} {state:<16} {len(rows):>6}  {rows['reason'].iloc[0]}".rstrip())
     return "\n".join(lines)
+
+
+def _say_versions(plan: FetchPlan) -> list[str]:
+    """Files that are not the ones whose pixels were stored, where that was to be found out."""
+    lines = []
+    if plan.files_changed:
+        lines.append(f"{plan.files_changed:,} files changed on their server: what lies under them is fetched again")
+    if plan.files_unread:
+        lines.append(f"{plan.files_unread:,} files could not be asked whether they changed")
+    return lines
 
 
 def _say_scenes(collected: CollectedScenes) -> list[str]:

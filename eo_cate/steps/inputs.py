@@ -14,6 +14,7 @@ from eo_cate import extrapolation
 from eo_cate.config import RunConfig
 from eo_cate.errors import ConfigError
 from eo_cate.imagery import RasterReader, complete_sites, drop_incomplete, open_imagery
+from eo_cate.imagery.land_cover import check_land_cover
 from eo_cate.steps.encoders import resolve_scales, try_specs
 from eo_cate.steps.estimators import check_engine
 from eo_cate.steps.fetch import Fetched, fetch_imagery
@@ -65,8 +66,13 @@ def open_inputs(config: RunConfig, data_dir: Path, *, run_dir: Path | None = Non
     """
     trial = load_trial(config.trial, data_dir)
     check_engine(config, trial)
-    readers, fetched = _open_readers(config, data_dir, run_dir, trial.sites, progress)
-    resolved = resolve_scales(config, next(iter(readers.values())).resolution_m)
+    if config.imagery.land_cover is not None:
+        check_land_cover(data_dir / config.imagery.land_cover)
+    readers, fetched = open_readers(config, data_dir, run_dir, trial.sites, progress)
+    resolution_m = next(iter(readers.values())).resolution_m
+    if config.imagery.land_cover is not None and resolution_m is None:
+        raise ConfigError("imagery.land_cover: the ground size of a pixel is not known; set imagery.resolution_m")
+    resolved = resolve_scales(config, resolution_m)
     if resolved is not config:
         check_encoders(resolved, data_dir)
     largest = max(resolved.embeddings.scales)
@@ -77,9 +83,10 @@ def open_inputs(config: RunConfig, data_dir: Path, *, run_dir: Path | None = Non
     return inputs if config.map is None or inputs.reader.grid is None else _with_cells(inputs, data_dir, largest)
 
 
-def _open_readers(
+def open_readers(
     config: RunConfig, data_dir: Path, run_dir: Path | None, sites: gpd.GeoDataFrame, progress: bool
 ) -> tuple[Mapping[str, ChipReader], Fetched | None]:
+    """Period -> the pixels above sites, fetched into ``run_dir`` first where they are a catalogue's."""
     if not config.imagery.remote:
         return {BEFORE: open_imagery(config.imagery, data_dir, sites)}, None
     if run_dir is None:
@@ -89,15 +96,21 @@ def _open_readers(
 
 
 def _with_cells(inputs: Inputs, data_dir: Path, largest: int) -> Inputs:
-    settings, grid = inputs.config.map, inputs.reader.grid
-    assert settings is not None
-    assert grid is not None
-    mask = None if settings.mask is None else data_dir / settings.mask
-    cells = extrapolation.map_cells(grid, spacing_px=settings.spacing_px, margin_px=(largest + 1) // 2, mask=mask)
-    reader, cells = _add_cells(inputs.reader, cells)
+    reader, cells = open_cells(inputs.config, inputs.reader, data_dir)
     complete = complete_sites(reader, list(cells["location"]), largest, **missing_options(inputs.config))
     cells = cells[complete]
     return replace(inputs, readers={BEFORE: reader}, cells=cells)
+
+
+def open_cells(config: RunConfig, reader: ChipReader, data_dir: Path) -> tuple[ChipReader, pd.DataFrame]:
+    """The map's cells, and the reader with places for them; the configuration's sides must be pixels."""
+    settings, grid = config.map, reader.grid
+    assert settings is not None
+    assert grid is not None
+    margin_px = (max(config.embeddings.scales) + 1) // 2
+    mask = None if settings.mask is None else data_dir / settings.mask
+    cells = extrapolation.map_cells(grid, spacing_px=settings.spacing_px, margin_px=margin_px, mask=mask)
+    return _add_cells(reader, cells)
 
 
 def missing_options(config: RunConfig) -> dict[str, Any]:

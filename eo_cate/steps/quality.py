@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from eo_cate import evaluation
+from eo_cate.errors import EvaluationError
 from eo_cate.evaluation import CalibratedEffects, ClanResult, GatesResult, PolicyValue, RegressionResult
 from eo_cate.steps.context import FULL, Run
 from eo_cate.steps.evaluate import Evaluated, Folds
@@ -34,13 +36,17 @@ class OutOfGroup:
 
 @dataclass(frozen=True)
 class Quality:
-    """Instruments of one estimator on the pre-specified configuration (METHODS.md, section 6)."""
+    """Instruments of one estimator on the pre-specified configuration (METHODS.md, section 6).
 
-    calibration: RegressionResult
-    isotonic: CalibratedEffects
-    gates: GatesResult
+    None where there are none; ``absent`` says why, by instrument.
+    """
+
+    calibration: RegressionResult | None
+    isotonic: CalibratedEffects | None
+    gates: GatesResult | None
     clan: ClanResult | None
-    policy: PolicyValue
+    policy: PolicyValue | None
+    absent: Mapping[str, str]
 
 
 def examine(run: Run, trial: Trial, evaluated: Evaluated) -> dict[str, Quality]:
@@ -67,9 +73,8 @@ def _examine_one(run: Run, trial: Trial, evaluated: Evaluated, estimator: str) -
     seen = gather_out_of_group(folds, [found.priorities.values for found in evaluated.ranked[estimator][FULL]])
     design: dict[str, Any] = {"groups": vectors.groups[seen.rows], "sample_weights": vectors.weights[seen.rows]}
     covariates = pd.DataFrame({name: trial.column(name)[seen.rows] for name in trial.covariates})
-    share = evaluation.rank_shares(seen.tau_hat, vectors.weights[seen.rows], seen.fold)
-    return Quality(
-        calibration=evaluation.calibration_test(
+    instruments: dict[str, Callable[[], Any]] = {
+        "calibration": lambda: evaluation.calibration_test(
             vectors.Y[seen.rows],
             vectors.W[seen.rows],
             propensity=vectors.propensity[seen.rows],
@@ -77,17 +82,41 @@ def _examine_one(run: Run, trial: Trial, evaluated: Evaluated, estimator: str) -
             tau_hat=seen.tau_hat,
             **design,
         ),
-        isotonic=evaluation.calibrate_isotonic(seen.dr_scores, seen.tau_hat, seed=run.config.seed, **design),
-        gates=evaluation.gates(
+        "isotonic": lambda: evaluation.calibrate_isotonic(seen.dr_scores, seen.tau_hat, seed=run.config.seed, **design),
+        "gates": lambda: evaluation.gates(
             seen.dr_scores, seen.tau_hat, num_groups=NUM_GATES, folds=seen.fold, seed=run.config.seed, **design
         ),
-        clan=evaluation.clan(covariates, seen.tau_hat, folds=seen.fold, **design) if trial.covariates else None,
-        policy=evaluation.policy_value(
+        "clan": lambda: evaluation.clan(covariates, seen.tau_hat, folds=seen.fold, **design),
+        "policy": lambda: evaluation.policy_value(
             seen.dr_scores,
-            share,
+            evaluation.rank_shares(seen.tau_hat, vectors.weights[seen.rows], seen.fold),
             q=POLICY_SHARES,
             num_replicates=run.config.evaluation.num_replicates,
             seed=run.config.seed,
             **design,
         ),
-    )
+    }
+    if not trial.covariates:
+        del instruments["clan"]
+    return _try_each(instruments, _count_distinct(seen))
+
+
+def _count_distinct(seen: OutOfGroup) -> int:
+    """Distinct tau_hat in the fold that has most of them."""
+    return max(len(np.unique(seen.tau_hat[seen.fold == fold])) for fold in np.unique(seen.fold))
+
+
+def _try_each(instruments: Mapping[str, Callable[[], Any]], distinct: int) -> Quality:
+    """Each instrument that estimates with so many distinct values in a fold allow, and why the others are absent."""
+    found: dict[str, Any] = dict.fromkeys(("calibration", "isotonic", "gates", "clan", "policy"))
+    absent = {}
+    for name, compute in instruments.items():
+        if distinct < NUM_GATES:
+            values = f"{distinct} distinct value{'s' if distinct > 1 else ''}"
+            absent[name] = f"tau_hat has {values} in a fold at most: there is nothing to rank or to group by"
+            continue
+        try:
+            found[name] = compute()
+        except EvaluationError as error:
+            absent[name] = str(error)
+    return Quality(**found, absent=absent)

@@ -12,6 +12,7 @@ from eo_cate.evaluation.flips import FlipProblem, pose_flips
 from eo_cate.evaluation.refit import Given, run_refit
 from eo_cate.evaluation.refit_tests import REFIT_TREES, resolve_learner, tenth_of_extent
 from eo_cate.steps.context import FULL, IMAGE, Run, derive_seed
+from eo_cate.steps.encoders import pretrained_pairs
 from eo_cate.steps.estimators import ENGINE, build_ridge
 from eo_cate.steps.evaluate import Evaluated
 from eo_cate.steps.features import WITHIN
@@ -129,6 +130,7 @@ def _compare(
         singles = {n: r for n, r in ranked.items() if n.removeprefix("image_").isdigit()}
         gains[estimator] = evaluation.pool_gain(folds.tasks, folds.scores, ranked[IMAGE], singles, **options)
         wanted = [(IMAGE, "location"), (f"{IMAGE}+location", "location"), (IMAGE, "mean_colour"), (IMAGE, "random_vit")]
+        wanted += [(f"{IMAGE}, {name}", f"{IMAGE}, {base}") for name, base in pretrained_pairs(run)]
         contrasts[estimator] = {
             (first, second): evaluation.pool_contrast(
                 folds.tasks,

@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from eo_cate import extrapolation, multiscale
-from eo_cate.embeddings import EncoderSpec, embed_sites, native_px, open_spec
+from eo_cate.embeddings import EncoderSpec, embed_sequence, native_px, open_spec
 from eo_cate.errors import ImageryError
 from eo_cate.executor import Executor
 from eo_cate.extrapolation import RegionCells, TrainingSpace
@@ -19,11 +19,11 @@ from eo_cate.imagery import complete_sites
 from eo_cate.shards import Arrays, compute_stored
 from eo_cate.steps.context import Run
 from eo_cate.steps.encoders import open_specs
-from eo_cate.steps.features import embedding_options, join_times, sequence_options
+from eo_cate.steps.features import embedding_options, sequence_options
 from eo_cate.steps.inputs import missing_options
 from eo_cate.steps.map_model import MapModel
 from eo_cate.store import Store, digest
-from eo_cate.types import ChipReader, FloatArray
+from eo_cate.types import ChipReader, FeatureBlocks, FloatArray
 
 STAGE, VERSION = "cells", 2
 
@@ -171,26 +171,30 @@ def predict_block(shard: CellShard) -> Arrays:
 def _predict_known(shard: CellShard, ids: list[str]) -> Mapping[str, NDArray[Any]]:
     embeddings = {}
     for spec, options in shard.encoders:
-        found = {
-            period: embed_sites(
-                reader,
-                ids,
-                encoder=spec,
-                scales=shard.scales,
-                store=None,
-                executor=Executor(),
-                progress=False,
-                **options,
-            )
-            for period, reader in shard.readers.items()
-        }
-        embeddings[spec.name] = join_times(found, **shard.sequence)
+        embeddings[spec.name] = embed_sequence(
+            shard.readers,
+            ids,
+            encoder=spec,
+            scales=shard.scales,
+            store=None,
+            executor=Executor(),
+            progress=False,
+            **shard.sequence,
+            **options,
+        )
     X = multiscale.build_blocks(embeddings, site_ids=ids, site_index=np.arange(len(ids), dtype=np.int64))
-    reduced = shard.model.reduce(X)
-    place = extrapolation.compare_places(shard.space, reduced)
+    return value_cells(shard.model, shard.space, X, columns=shard.columns)
+
+
+def value_cells(
+    model: MapModel, space: TrainingSpace, X: FeatureBlocks, *, columns: Sequence[int]
+) -> Mapping[str, NDArray[Any]]:
+    """`CellValues` of cells with complete features, as arrays by name; ``columns`` are those of the moderators."""
+    reduced = model.reduce(X)
+    place = extrapolation.compare_places(space, reduced)
     return {
-        **extrapolation.predict_cells(shard.model.fitted, X),
+        **extrapolation.predict_cells(model.fitted, X),
         "dissimilarity": place.dissimilarity,
         "local_point_density": place.local_point_density,
-        "moderators": reduced[:, list(shard.columns)],
+        "moderators": reduced[:, list(columns)],
     }

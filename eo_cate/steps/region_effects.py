@@ -9,10 +9,11 @@ from typing import Any
 import geopandas as gpd
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from eo_cate import evaluation, extrapolation
 from eo_cate.errors import EvaluationError
-from eo_cate.extrapolation import Bands, Membership, RegionCells, TrainingSpace, TransportedEffect
+from eo_cate.extrapolation import Membership, RegionCells, TrainingSpace, TransportedEffect
 from eo_cate.stats.folds import group_folds
 from eo_cate.steps.context import Run
 from eo_cate.steps.map_model import MapModel
@@ -31,9 +32,12 @@ CODES = {
 }
 COLUMNS = (
     "region", "cells", "share_imagery", "share_supported", "share_sign_decided", "population", "units", "groups",
-    "direct", "direct_std_err", "synthetic", "composite", "composite_std_err", "transported", "transported_std_err",
-    "transported_low", "transported_high", "effective_groups", "reason",
+    "direct", "direct_std_err", "direct_low", "direct_high", "synthetic", "composite", "composite_std_err",
+    "composite_low", "composite_high", "transported", "transported_std_err", "transported_low", "transported_high",
+    "effective_groups", "reason",
 )  # fmt: skip
+LEVEL = 0.95
+"""Of the intervals of polygons, all with Student's t: their errors rest on few groups, or few polygons."""
 
 
 @dataclass(frozen=True)
@@ -57,18 +61,18 @@ class TrialSide:
 
 
 def describe_trial(run: Run, trial: Trial, model: MapModel) -> TrialSide:
-    """Scores, out-of-bag effects and the predictors' space, with folds by group."""
+    """Scores, effects out of group and the predictors' space, with folds by group."""
     v, outcome = model.vectors, model.outcome
     reduced = model.reduce(model.X)
     _, first = np.unique(trial.site_index, return_index=True)
     folds = group_folds(v.groups, W=v.W, strata=v.strata, num_folds=NUM_FOLDS, seed=run.config.seed)
-    space = extrapolation.describe_training(reduced[first], weights=model.weights, folds=folds[first])
+    space = extrapolation.describe_training(reduced[first], weights=model.place_weights, folds=folds[first])
     columns, names = model.moderators
     return TrialSide(
         dr_scores=evaluation.doubly_robust_scores(
             v.Y, v.W, propensity=v.propensity, Y_hat=outcome.m_hat, tau_hat=np.full(len(v.Y), outcome.ATE_hat)
         ),
-        tau_hat=np.asarray(model.fitted.oob().tau_hat, dtype=np.float64),
+        tau_hat=model.tau_hat,
         space=space,
         dissimilarity=space.dissimilarity[trial.site_index],
         groups=v.groups,
@@ -77,24 +81,6 @@ def describe_trial(run: Run, trial: Trial, model: MapModel) -> TrialSide:
         names=names,
         site_index=trial.site_index,
     )
-
-
-def fit_bands(side: TrialSide) -> tuple[Bands | None, str]:
-    """Calibrated 90 % bands, or None and why; the noise that the units of a group share stays in them."""
-    used = side.known
-    try:
-        bands = extrapolation.calibrate_bands(
-            side.dr_scores[used],
-            side.tau_hat[used],
-            side.dissimilarity[used],
-            groups=side.groups[used],
-            threshold=side.space.threshold,
-            sample_weights=side.weights[used],
-            noise="within",
-        )
-    except EvaluationError as error:
-        return None, str(error)
-    return bands, ""
 
 
 def code_support(values: CellValues, band: FloatArray, threshold: float) -> FloatArray:
@@ -233,6 +219,7 @@ def _add_direct(
         known = set(own.index)
         for column in own:
             table[column] = own[column].reindex(table["region"]).to_numpy()
+        _add_interval(table, "direct", table["groups"].to_numpy(dtype=float) - 1)
     for name in table["region"]:
         if name not in known:
             reasons[name].append(f"no direct estimate: fewer than {min_units} trial units")
@@ -269,8 +256,15 @@ def _add_composite(table: pd.DataFrame, reasons: Mapping[str, list[str]]) -> Non
             reasons[name].append(f"no composite: {error}")
         return
     table.loc[rows, "composite"], table.loc[rows, "composite_std_err"] = found.composite, found.std_err
+    _add_interval(table, "composite", np.full(len(table), float(found.num_direct - len(found.beta))))
     for name in table.loc[~rows, "region"]:
         reasons[name].append("no composite: no synthetic estimate")
+
+
+def _add_interval(table: pd.DataFrame, name: str, degrees: FloatArray) -> None:
+    reach = stats.t.ppf((1 + LEVEL) / 2, degrees) * table[f"{name}_std_err"].to_numpy(dtype=float)
+    estimate = table[name].to_numpy(dtype=float)
+    table[f"{name}_low"], table[f"{name}_high"] = estimate - reach, estimate + reach
 
 
 def _add_transported(

@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import pandas as pd
 
 from eo_cate.config import TrialConfig
 from eo_cate.trial.leaks import find_factor, is_linear_copy
-from eo_cate.trial.table import INDIVIDUAL, as_labels, as_numbers, label_columns, number_columns, rows_of
+from eo_cate.trial.table import (
+    INDIVIDUAL,
+    as_labels,
+    as_numbers,
+    label_columns,
+    number_columns,
+    place_columns,
+    rows_of,
+)
 from eo_cate.types import UNIT_COLUMNS, FloatArray
 
 
 def check_table(table: pd.DataFrame, config: TrialConfig) -> list[str]:
     """All problems of the table, in the order in which a user would mend them."""
-    problems = [*_absent_columns(table, config), *_name_clashes(table, config)]
+    wanted = [
+        *number_columns(config).items(),
+        *label_columns(config).items(),
+        *(("covariate", c) for c in config.covariates),
+    ]
+    problems = [*_absent_columns(table, wanted), *_name_clashes(table, config)]
     roles = {r: c for r, c in number_columns(config).items() if c in table.columns}
     numbers = {role: as_numbers(table[column]) for role, column in roles.items()}
     # a treatment in words gets its own message, with the values that were found
@@ -28,7 +41,7 @@ def check_table(table: pd.DataFrame, config: TrialConfig) -> list[str]:
     columns = {role: values for role, values in numbers.items() if values is not None}
     return [
         *problems,
-        *_check_labels(table, config),
+        *_check_labels(table, label_columns(config)),
         *_check_treatment(table, columns.get("treatment"), config),
         *_check_outcome(table, columns, config),
         *_check_coordinates(table, columns, config),
@@ -41,12 +54,24 @@ def check_table(table: pd.DataFrame, config: TrialConfig) -> list[str]:
     ]
 
 
-def _absent_columns(table: pd.DataFrame, config: TrialConfig) -> list[str]:
-    wanted = [
-        *number_columns(config).items(),
-        *label_columns(config).items(),
-        *(("covariate", c) for c in config.covariates),
+def check_places(table: pd.DataFrame, config: TrialConfig) -> list[str]:
+    """Problems of the columns that say where units are; no other column need be there."""
+    wanted = place_columns(config)
+    columns = {role: as_numbers(table[c]) for role, c in wanted.items() if role != "site" and c in table.columns}
+    known = {role: values for role, values in columns.items() if values is not None}
+    return [
+        *_absent_columns(table, wanted.items()),
+        *(
+            f"{role} column {wanted[role]!r} holds values that are not numbers; recode it"
+            for role in columns.keys() - known.keys()
+        ),
+        *_check_labels(table, {role: c for role, c in wanted.items() if role == "site"}),
+        *_check_coordinates(table, known, config),
+        *_check_site_coordinates(table, known, config),
     ]
+
+
+def _absent_columns(table: pd.DataFrame, wanted: Iterable[tuple[str, str]]) -> list[str]:
     names = [str(c) for c in table.columns]
     folded = {name.casefold(): name for name in names}
     problems = []
@@ -77,9 +102,9 @@ def _name_clashes(table: pd.DataFrame, config: TrialConfig) -> list[str]:
     return problems
 
 
-def _check_labels(table: pd.DataFrame, config: TrialConfig) -> list[str]:
+def _check_labels(table: pd.DataFrame, wanted: Mapping[str, str]) -> list[str]:
     problems = []
-    for role, column in label_columns(config).items():
+    for role, column in wanted.items():
         if column not in table.columns:
             continue
         labels = as_labels(table[column])

@@ -13,8 +13,8 @@ from shapely import points
 from eo_cate.config import TrialConfig
 from eo_cate.errors import TrialError
 from eo_cate.stats.groups import connected_groups
-from eo_cate.trial.checks import check_table
-from eo_cate.trial.table import INDIVIDUAL, LEAVE_GROUP_OUT, as_labels, as_numbers, read_table
+from eo_cate.trial.checks import check_places, check_table
+from eo_cate.trial.table import INDIVIDUAL, LEAVE_GROUP_OUT, as_labels, as_numbers, place_columns, read_table
 from eo_cate.types import FloatArray, IntArray, Trial
 
 
@@ -48,9 +48,34 @@ def load_trial(config: TrialConfig, data_dir: Path) -> Trial:
     """
     trial, problems = _prepare(config, data_dir)
     if trial is None:
-        rows = "\n".join(f"  {i}. {problem}" for i, problem in enumerate(problems, 1))
-        raise TrialError(f"{Path(data_dir) / config.units}: {len(problems)} problem(s)\n{rows}")
+        raise _list_problems(config, data_dir, problems)
     return trial
+
+
+def load_sites(config: TrialConfig, data_dir: Path) -> gpd.GeoDataFrame:
+    """The places of all units, and nothing else of them: no outcome or treatment is looked at, nor need be there.
+
+    Returns
+    -------
+    GeoDataFrame
+        Index site_id, points in EPSG:4326: the sites of `load_trial`, and those where every outcome is missing.
+
+    Raises
+    ------
+    TrialError
+        When a column of places is absent or wrong.
+    """
+    whole = read_table(config, data_dir)
+    table = whole[[column for column in dict.fromkeys(place_columns(config).values()) if column in whole.columns]]
+    problems = check_places(table, config)
+    if problems:
+        raise _list_problems(config, data_dir, problems)
+    return _locate(table, config)[1]
+
+
+def _list_problems(config: TrialConfig, data_dir: Path, problems: Sequence[str]) -> TrialError:
+    rows = "\n".join(f"  {i}. {problem}" for i, problem in enumerate(problems, 1))
+    return TrialError(f"{Path(data_dir) / config.units}: {len(problems)} problem(s)\n{rows}")
 
 
 def leave_group_out_share(W: FloatArray, groups: IntArray, *, weights: FloatArray | None = None) -> FloatArray:
@@ -126,23 +151,32 @@ def _drop_missing_outcomes(table: pd.DataFrame, config: TrialConfig) -> tuple[pd
     return kept, len(table) - len(kept)
 
 
+def _numbers(table: pd.DataFrame, name: str) -> FloatArray:
+    values = as_numbers(table[name])
+    if values is None:
+        raise TrialError(f"column {name!r} holds values that are not numbers")
+    return values
+
+
+def _locate(table: pd.DataFrame, config: TrialConfig) -> tuple[list[str], gpd.GeoDataFrame]:
+    """Site of each unit, and the sites."""
+    lon, lat = _numbers(table, config.longitude), _numbers(table, config.latitude)
+    site_id = [str(label) for label in as_labels(table[config.site])] if config.site else _site_names(lon, lat)
+    return site_id, _sites(site_id, lon, lat)
+
+
 def _build(table: pd.DataFrame, config: TrialConfig, dropped: int) -> Trial:
     n = len(table)
 
     def numbers(name: str) -> FloatArray:
-        values = as_numbers(table[name])
-        if values is None:
-            raise TrialError(f"column {name!r} holds values that are not numbers")
-        return values
+        return _numbers(table, name)
 
     def labels(name: str) -> list[str]:
         return [str(label) for label in as_labels(table[name])]
 
     unit_id = labels(config.unit_id) if config.unit_id else [str(row) for row in table.index]
-    lon, lat = numbers(config.longitude), numbers(config.latitude)
-    site_id = labels(config.site) if config.site else _site_names(lon, lat)
+    site_id, sites = _locate(table, config)
     cluster = unit_id if config.cluster == INDIVIDUAL else labels(config.cluster)
-    sites = _sites(site_id, lon, lat)
     group = group_units(cluster, site_id, sites)
     if len(np.unique(group)) < 2:
         raise TrialError(

@@ -40,6 +40,12 @@ def number_columns(config: TrialConfig) -> dict[str, str]:
     return {role: column for role, column in roles.items() if column is not None}
 
 
+def place_columns(config: TrialConfig) -> dict[str, str]:
+    """Role -> column, for the columns that say where units are."""
+    roles = {"longitude": config.longitude, "latitude": config.latitude, "site": config.site}
+    return {role: column for role, column in roles.items() if column is not None}
+
+
 def read_table(config: TrialConfig, data_dir: Path) -> pd.DataFrame:
     """Read the units table; labels of a CSV stay text, so that "007" is not 7.
 

@@ -181,6 +181,34 @@ def test_files_that_changed_since_they_were_first_read_are_refused_before_anythi
     assert len(states(run_dir)) == len(PLACES)
 
 
+def test_refresh_fetches_again_what_lies_under_a_file_that_changed(trial, undisturbed, under, tmp_path):
+    run_dir, few = tmp_path / "run", moved(trial, tmp_path / "few", {name: PLACES[name] for name in ("west", "in1")})
+    few.fetch(run_dir)
+    trial.pixels.set_faults([Fault("etag", path=BROKEN)])
+    with pytest.raises(ImageryError, match=r"1 of \d+ files changed.*eo-cate fetch --refresh"):
+        trial.fetch(run_dir)
+    dry = trial.run_command(run_dir, "--dry-run", "--refresh")
+    said = "1 files changed on their server: what lies under them is fetched again"
+    assert said in dry.stdout, dry.stderr
+    number = len(trial.pixels.log)
+    done = trial.run_command(run_dir, "--refresh", "--quiet")
+    assert said in done.stdout, done.stderr
+    assert stored_bytes(trial, run_dir) == undisturbed[0], "the file's name for its version changed, its bytes did not"
+    blocks = [entry for entry in trial.pixels.log[number:] if entry.start]
+    assert any(BROKEN in entry.path for entry in blocks)
+    again = trial.fetch(run_dir, refresh=True)
+    assert (again.result.plan.files_changed, again.result.blocks_fetched) == (0, 0)
+    assert trial.fetch(run_dir).result.blocks_fetched == 0
+
+
+def test_a_file_that_cannot_be_asked_whether_it_changed_is_said(trial, tmp_path):
+    trial.fetch(tmp_path)
+    trial.pixels.set_faults([Fault("status", path=BROKEN, status=404)])
+    done = trial.run_command(tmp_path, "--refresh", "--quiet")
+    assert done.returncode == 0, done.stderr
+    assert "1 files could not be asked whether they changed" in done.stdout
+
+
 def test_the_command_exits_with_1_lists_what_failed_and_mends_it(trial, undisturbed, under, tmp_path):
     trial.pixels.set_faults([Fault("status", path=BROKEN, status=404)])
     failed = trial.run_command(tmp_path, "--quiet")

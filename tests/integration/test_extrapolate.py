@@ -198,3 +198,22 @@ def test_people_weigh_and_fine_cells_warn(folder, numbers, capsys):
     tau = bands["tau_hat"][rows, cols]
     assert south["synthetic"] == pytest.approx(np.average(tau, weights=people), rel=1e-5)
     assert abs(np.average(tau, weights=people) - tau.mean()) > 1e-6
+
+
+def test_bands_say_what_they_rest_on_and_orders_are_compared(folder, numbers):
+    """Villages were randomised whole: untreated ones tell the luck, or the report says why not; polygons were left out."""
+    region, page = numbers["region"], (folder / "run" / "report.html").read_text()
+    bands, notes = region["bands"], " ".join(region["bands_notes"])
+    assert "3 polygons with units of the trial were left out too, each in turn" in notes or "gave no band" in notes
+    assert (bands["effect_error"] is None) == ("arms were not compared" in notes)
+    if bands["district_width"] is not None:
+        assert (np.array(bands["width"]) >= np.array(bands["district_width"])).all()
+    orders = pd.DataFrame(region["risk_coverage"]["orders"])
+    assert len(orders) == 6  # two losses, three orders
+    assert (orders["best"] <= orders[["ordered", "random"]].min(axis=1) + 1e-12).all()
+    for words in ("Lower by more than a tenth", "No order lowers it by a tenth"):
+        if words in page:
+            break
+    else:
+        pytest.fail("the report does not say what the orders are worth")
+    assert "image-only variant" in page or region["transported"] is None

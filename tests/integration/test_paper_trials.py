@@ -23,7 +23,7 @@ from eo_cate.steps.context import Run
 from eo_cate.steps.features import embed_places
 from eo_cate.steps.inputs import open_inputs
 from eo_cate.store import Store
-from eo_cate.trial import load_trial
+from eo_cate.trial import load_trial, trial_summary
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 SMALL = {
@@ -80,6 +80,47 @@ def test_a_paper_trial_runs_from_its_yaml_to_its_report(folder, name):
     shown = {(row.period, row.state): row.sites for row in result.inputs.coverage.itertuples()}
     assert shown == table.groupby(["period", "state"])["site_id"].nunique().to_dict()
     check_sequence(config, data_dir, run_dir)
+
+
+@pytest.mark.slow
+def test_cloudy_villages_are_dropped_and_counted_and_the_figures_are_of_the_others(folder, tmp_path):
+    """Two dates only: some villages have clouds on both. About a hundred units are left: leaves may be small."""
+    name = "uganda_yop_landsat"
+    two_dates = {
+        "imagery": {"periods": [{"name": "before", "start": "2000-08-01", "end": "2000-12-31"}]},
+        "estimators": {"min_node_size": 1},
+    }
+    with serve_trial(name, folder, configs=CONFIGS, design=DESIGN, extent_m=14_000.0, scene_px=1_000) as (
+        served,
+        data_dir,
+    ):
+        changes = merge(merge(SMALL, two_dates), {"imagery": {"api": served.imagery.api}})
+        config = load_config(CONFIGS / f"{name}.yaml", changes)
+        result = run_trial(config, data_dir=data_dir, run_dir=tmp_path / "run", progress=False)
+
+    table = pd.read_csv(tmp_path / "run" / "pixels" / "imagery_sites.csv", keep_default_na=False)
+    cloudy = table[table["state"] == "cloudy"]
+    assert set(table["state"]) == {"complete", "cloudy"}
+    assert 5 < len(cloudy) < 25
+    assert cloudy["reason"].str.fullmatch(r"[\d.]+% of pixels never clear in \d+ scenes").all()
+    assert (cloudy["least_clear"] == 0).all()
+    row = result.inputs.coverage.set_index("state").loc["cloudy"]
+    assert (row["period"], row["sites"], row["example"]) == ("before", len(cloudy), cloudy["reason"].iloc[0])
+    page = result.report.read_text(encoding="utf-8")
+    assert re.search(rf"<td[^>]*>cloudy</td><td[^>]*>{len(cloudy)}</td>", page), "the report's table counts them"
+
+    units = pd.read_csv(data_dir / "units.csv")
+    left = units[~units["village"].isin(cloudy["site_id"])]
+    (tmp_path / "left").mkdir()
+    left.to_csv(tmp_path / "left" / "units.csv", index=False)
+    alone = trial_summary(load_trial(config.trial, tmp_path / "left"))
+    assert len(left) == alone["units"] < len(units)
+    assert result.inputs.summary == {**alone, "dropped": {"incomplete_imagery": len(units) - len(left)}}
+    rates = result.inputs.rates
+    multi = rates[(rates["configuration"] == "image_multi") & (rates["target"] == "AUTOC")]
+    assert np.isfinite(multi["estimate"]).all()
+    inputs = open_inputs(config, data_dir, run_dir=tmp_path / "run", progress=False)
+    assert set(inputs.trial.sites.index) == set(left["village"]), "what every later stage is given"
 
 
 def check_sequence(config, data_dir, run_dir):

@@ -44,6 +44,7 @@ def test_every_configuration_and_control_is_reported(folder, numbers):
     names.add("image_multi+tabular, groups equalised")
     expected |= {("image_multi+tabular, groups equalised", estimator) for estimator in ("forest", "ridge")}
     expected |= {("shuffled", "ridge"), ("baseline_outcome", "ridge"), ("oracle", "truth")}
+    expected.add(("image_multi", "mean of forest and average_evidence"))  # the map's own
     assert found == {(name, target, estimator) for name, estimator in expected for target in ("AUTOC", "QINI")}
     assert {row["configuration"] for row in numbers["rate"] if row["role"] == "result"} == names
     for row in numbers["rate"]:
@@ -69,8 +70,9 @@ def test_every_instrument_is_reported(numbers):
     assert all(1 / 40 <= row["p"] <= row["p_ledger"] <= 1 for row in tests.values())
     assert {row["configuration"] for row in numbers["search"]} == {"image_16", "image_64", "image_16+64"}
     assert all(row["p"] <= row["adjusted_p"] <= row["p_ledger"] for row in numbers["search"])
-    # tabular, two singles, multi, multi + tabular by two estimators; the search's pair is the all-scale features again.
-    assert numbers["search_p"]["tried"] == 10
+    # tabular, two singles, multi, multi + tabular by two estimators, and the map's own; the search's pair is the all-scale
+    # features again.
+    assert numbers["search_p"]["tried"] == 11
     assert {(row["second"], row["estimator"]) for row in numbers["contrasts"]} >= {
         (second, estimator) for second in ("chosen single", "location") for estimator in ("forest", "ridge")
     } | {("mean shuffled within strata", "ridge")}
@@ -110,7 +112,7 @@ def test_running_again_computes_nothing_and_other_trees_embed_nothing(folder, nu
     assert again["rate"] == numbers["rate"]
     run_command("run", folder, folder / "run", "--estimators.num-trees", "40")
     new = [json.loads(line)["stage"] for line in manifest.read_text().removeprefix(before).splitlines()]
-    assert set(new) == {"rank", "pool", "map"}
+    assert set(new) == {"rank", "pool", "map", "curves"}
 
 
 def test_dask_gives_the_same_numbers_bit_for_bit(folder, numbers):

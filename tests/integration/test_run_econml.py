@@ -51,7 +51,7 @@ def test_econml_gives_the_same_tables_with_figures_of_its_own(folder, capsys):
     key = "configuration", "target", "estimator"
     rates = [{tuple(row[k] for k in key): row["estimate"] for row in found["rate"]} for found in (own, other)]
     changed = {row for row in rates[0] if rates[0][row] != rates[1][row]}
-    assert changed == {row for row in rates[0] if row[2] == "forest"}
+    assert changed == {row for row in rates[0] if "forest" in row[2]}
     assert np.isfinite([value for value in rates[1].values()]).all()
     assert other["map"]["cells_with_estimate"] == own["map"]["cells_with_estimate"] > 100
     assert other["map"]["tau_hat_quantiles"] != own["map"]["tau_hat_quantiles"]

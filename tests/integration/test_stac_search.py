@@ -1,17 +1,22 @@
 """Searches through a real STAC API (rustac) over HTTP."""
 
+import contextlib
 import datetime as dt
 import json
+import socket
 
 import numpy as np
 import pytest
 import shapely
+from helpers_remote import QUICK
 from helpers_stac import box_item, collection_of, misbehaving_server
+from pystac_client.exceptions import APIError
 
 from eo_cate.errors import ImageryError
-from eo_cate.imagery.stac import find_scenes
+from eo_cate.imagery.remote import HostPolicy, RetryPolicy
+from eo_cate.imagery.stac import find_scenes, session
 from eo_cate.imagery.stac.areas import chip_bounds
-from eo_cate.imagery.stac.links import open_session
+from eo_cate.imagery.stac.session import open_session
 from eo_cate.simulation.stac_server import serve_items
 
 POINTS = np.array([[35.123456, 1.654321], [36.987654, 1.111222], [179.999, -16.5]])
@@ -191,6 +196,109 @@ def test_passing_failures_are_tried_again(fail):
         assert [s.scene_id for s in found.scenes] == ["a"]
         assert found.scenes[0].licence == "PDDL-1.0"
         assert all(asked.count(path) == 2 for path in set(asked) if path.startswith("/search"))
+
+
+@pytest.mark.parametrize("header", ["3600", "Wed, 21 Oct 2099 07:28:00 GMT"])
+def test_an_hour_of_retry_after_is_capped_and_said(monkeypatch, header):
+    waits = []
+    monkeypatch.setattr(session.time, "sleep", waits.append)
+    said = r"status 429, in 6 attempts; the server asks to wait [\d,]+ s"
+    with (
+        misbehaving_server(lambda path, count: (429, {"Retry-After": header}, b"")) as (address, asked),
+        pytest.raises(ImageryError, match=said),
+    ):
+        search(address)
+    policy = RetryPolicy()
+    assert len(asked) == policy.attempts == len(waits) + 1
+    assert all(policy.retry_after_cap_s <= wait <= policy.retry_after_cap_s + policy.cap_s for wait in waits)
+
+
+def test_a_lost_connection_and_a_failure_behind_a_redirect_are_repeated_as_often_as_any(monkeypatch):
+    waits = []
+    monkeypatch.setattr(session.time, "sleep", waits.append)
+
+    def answer(path, count):
+        return (302, {"Location": "/there"}, b"") if path == "/" else (503, {}, b"")
+
+    with misbehaving_server(answer) as (address, asked):
+        with pytest.raises(APIError, match=r"there at 127\.0\.0\.1: status 503, in 6 attempts"):
+            open_session(address).read_text(f"{address}/")
+        assert (asked.count("/"), asked.count("/there")) == (1, 6)
+        assert len(waits) == 5
+    waits.clear()
+    with pytest.raises(ImageryError, match=r"the connection failed \(ConnectionError\), in 6 attempts"):
+        search(address)  # nobody listens there now
+    assert len(waits) == 5
+
+
+class Listener:
+    """Counts the connections to a port of this machine."""
+
+    def __enter__(self):
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.socket.settimeout(0.2)
+        self.port = self.socket.getsockname()[1]
+        return self
+
+    def connections(self):
+        count = 0
+        with contextlib.suppress(TimeoutError):
+            while True:
+                self.socket.accept()[0].close()
+                count += 1
+        return count
+
+    def __exit__(self, *error):
+        self.socket.close()
+
+
+@pytest.mark.parametrize("addresses", [["127.0.0.1"], ["93.184.215.14", "127.0.0.1"], ["::ffff:10.0.0.1"]])
+def test_an_api_whose_name_resolves_to_this_machine_or_a_private_one_is_never_connected_to(monkeypatch, addresses):
+    def resolve(host, port, *args, **kwargs):
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in addresses]
+
+    with Listener() as listener:
+        monkeypatch.setattr(socket, "getaddrinfo", resolve)
+        with pytest.raises(ImageryError, match=r"host api\.example\.org .* private or local network"):
+            search(f"https://api.example.org:{listener.port}")
+        assert listener.connections() == 0
+
+
+def test_a_name_that_is_public_when_it_is_checked_and_private_when_it_is_connected_to(monkeypatch):
+    """DNS rebinding: the first answer of the name's server is public, all later ones are this machine."""
+    asked, resolve, create = [], socket.getaddrinfo, session.create_connection
+
+    def rebind(host, port, *args, **kwargs):
+        if host != "rebinding.example.org":
+            return resolve(host, port, *args, **kwargs)
+        asked.append(host)
+        address = "93.184.215.14" if len(asked) == 1 else "127.0.0.1"
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port or 0))]
+
+    def connect(address, **options):
+        if address[0] != "127.0.0.1":
+            raise ConnectionRefusedError
+        return create(address, **options)
+
+    with Listener() as listener:
+        link = {"rel": "next", "href": f"https://rebinding.example.org:{listener.port}/search?page=2"}
+        answer, state = serve_api(None, lambda _: {**collection_of([box_item("a", 35, 1.5)]), "links": [link]})
+        with misbehaving_server(answer) as (address, _):
+            state["address"] = address
+            monkeypatch.setattr(socket, "getaddrinfo", rebind)
+            monkeypatch.setattr(session, "create_connection", connect)
+            with pytest.raises(ImageryError, match=r"rebinding\.example\.org .* private or local network"):
+                search(address, stac_io=open_session(address, retry=QUICK))
+        assert listener.connections() == 0
+        assert len(asked) == 2, "what was checked was tried; the second attempt resolves again, and is refused"
+
+
+def test_a_policy_without_loopback_refuses_a_server_on_this_machine():
+    with misbehaving_server(lambda path, count: (200, {}, b"{}")) as (address, asked):
+        io = open_session(address, policy=HostPolicy(hosts=("127.0.0.1",)), retry=QUICK)
+        with pytest.raises(ImageryError, match="private or local network"):
+            search(address, stac_io=io)
+        assert asked == []
 
 
 @pytest.mark.parametrize(

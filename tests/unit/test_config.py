@@ -63,6 +63,12 @@ def test_yaml_command_line_and_python_give_the_same_config(tmp_path, monkeypatch
     assert _from_command_line(monkeypatch, _write(tmp_path, other), ARGUMENTS) == from_python
 
 
+def test_the_command_line_takes_one_encoder_or_several(tmp_path, monkeypatch):
+    for names in (("mean_colour",), ("mean_colour", "random_vit_s14")):
+        found = _from_command_line(monkeypatch, _write(tmp_path, CONTENT), ["--embeddings.encoder", *names])
+        assert found.embeddings.encoders == names
+
+
 def test_the_resolved_config_reads_back_equal(tmp_path):
     config = RunConfig.model_validate(CONTENT)
     path = tmp_path / "config.yaml"

@@ -84,6 +84,8 @@ def test_every_encoder_keeps_the_contract(name, folder):
     encoder = open_spec(spec, px, 1)
     assert isinstance(encoder, Encoder)
     images = np.random.default_rng(0).random((5, bands, px, px), dtype=np.float32)
+    if name == "precomputed:alphaearth":  # its images are numbers of int8
+        images = np.rint(images * 254 - 127)
     before = images.copy()
     together = encoder.encode(images)
     assert np.array_equal(images, before)
@@ -318,6 +320,13 @@ def test_alphaearth_is_the_mean_of_dequantised_pixels(tmp_path):
     np.testing.assert_allclose(np.delete(found.values[:, 1, 0], 2, 0), np.delete(whole, 2, 0), atol=1e-6)
     inner = value[:, :, 2:6, 2:6].mean(axis=(2, 3))
     np.testing.assert_allclose(found.values[:, 0, 0], inner, atol=1e-6)
+
+
+@pytest.mark.parametrize("change", [lambda v: v / 127.5, lambda v: v + 0.5, lambda v: v + 128])
+def test_alphaearth_pixels_that_are_not_as_stored_are_refused(tmp_path, change):
+    stored = np.random.default_rng(0).integers(-127, 128, (2, 64, 8, 8)).astype(np.float32)
+    with pytest.raises(EmbeddingError, match=r"no int8 .*imagery\.composite: newest"):
+        embed(change(stored), 64, tmp_path, encoder="precomputed:alphaearth")
 
 
 def test_masked_pixels_of_embeddings_do_not_move_their_mean(tmp_path):

@@ -22,6 +22,18 @@ def test_by_hand():
     assert found.share_speakable == 1
 
 
+def test_another_order_may_be_asked_about():
+    """Cells enter c, b, a; d is silent and its place in the order is not looked at."""
+    found = risk_coverage(
+        [1.0, 2.0, 3.0, np.nan], [1.0] * 4, [5.0, 1.0, 3.0, 0.0], order=[9, 2, 1, np.nan], shares=[0.25, 0.5, 0.75]
+    )
+    np.testing.assert_allclose(found.risk, [3, 2, 3])
+    np.testing.assert_array_equal(found.uncertainty, [1, 2, 9])
+    for bad, message in (([1.0], "`order` has shape"), ([np.nan] * 4, "`order` has 3 NaN")):
+        with pytest.raises(EvaluationError, match=message):
+            risk_coverage([1.0, 2.0, 3.0, np.nan], [1.0] * 4, [5.0, 1.0, 3.0, 0.0], order=bad)
+
+
 def test_silent_cells_count_in_the_share_and_never_speak():
     found = risk_coverage(
         [1.0, np.nan, 1.0, 1.0], [1.0, 1.0, np.nan, 2.0], [3.0, np.nan, np.inf, 5.0], shares=[0.25, 0.5, 0.75]

@@ -6,30 +6,30 @@ from sklearn.ensemble import RandomForestRegressor
 
 from eo_cate.errors import EvaluationError
 from eo_cate.evaluation import doubly_robust_scores
-from eo_cate.extrapolation import area_of_applicability, band_width, calibrate_bands
+from eo_cate.extrapolation import area_of_applicability, band_width, calibrate_bands, effect_error, widen_bands
 
 LEVEL = 0.9
 
 
-def draw(seed, *, by_unit, num_groups=300, size=20):
-    """Villages on a square; the effect is a curved surface of their two coordinates."""
+def draw(seed, *, by_unit, pull=0.5, num_groups=300, size=20):
+    """Villages on a square; the effect is a curved surface of their two coordinates, the level falls with it by pull."""
     rng = np.random.default_rng(seed)
     village, group = rng.uniform(-1.5, 1.5, (num_groups, 2)), np.repeat(np.arange(num_groups), size)
     n = num_groups * size
     W = (rng.integers(0, 2, n) if by_unit else rng.integers(0, 2, num_groups)[group]).astype(float)
     effect = surface(village)[group]
-    Y = 0.3 * rng.normal(size=num_groups)[group] + rng.normal(size=n) + (W - 0.5) * effect
-    scores = doubly_robust_scores(Y, W, propensity=0.5, Y_hat=np.zeros(n), tau_hat=effect.mean())
-    return rng, village, group, scores
+    Y = 0.3 * rng.normal(size=num_groups)[group] + rng.normal(size=n) + (W - pull) * effect
+    scores = doubly_robust_scores(Y, W, propensity=0.5, Y_hat=(0.5 - pull) * effect, tau_hat=effect.mean())
+    return rng, village, group, scores, Y, W
 
 
 def surface(x):
     return np.sin(2 * x[:, 0]) + 0.5 * x[:, 1] ** 2 + 0.5 * x[:, 0]
 
 
-def simulate(seed, *, by_unit, noise):
+def simulate(seed, *, by_unit, noise, arms=False, pull=0.5):
     """Coverage of the truth inside the supported area, of new villages' mean scores, and of the truth outside."""
-    rng, village, group, scores = draw(seed, by_unit=by_unit)
+    rng, village, group, scores, Y, W = draw(seed, by_unit=by_unit, pull=pull)
     means = np.bincount(group, weights=scores) / np.bincount(group)
     folds = rng.permutation(np.arange(len(village)) % 5)
 
@@ -41,8 +41,15 @@ def simulate(seed, *, by_unit, noise):
         left_out[folds == k] = learn(village[folds != k], means[folds != k]).predict(village[folds == k])
     places = np.vstack([rng.uniform(-1.5, 1.5, (1500, 2)), rng.uniform(1.5, 4.5, (500, 2))])
     area = area_of_applicability(village, places, folds=folds)
+    told = effect_error(Y, W, left_out[group], scores, propensity=0.5, groups=group) if arms else None
     bands = calibrate_bands(
-        scores, left_out[group], area.train_dissimilarity[group], groups=group, threshold=area.threshold, noise=noise
+        scores,
+        left_out[group],
+        area.train_dissimilarity[group],
+        groups=group,
+        threshold=area.threshold,
+        noise=noise,
+        effect_error=told,
     )
     error = np.abs(learn(village, means).predict(places) - surface(places))
     width = band_width(bands, area.dissimilarity)
@@ -50,7 +57,7 @@ def simulate(seed, *, by_unit, noise):
     inside = (error <= width)[area.supported].mean()
     outside = (error <= bands.width[-1])[~area.supported].mean()
 
-    _, fresh, fresh_group, fresh_scores = draw(seed + 1000, by_unit=by_unit)
+    _, fresh, fresh_group, fresh_scores, _, _ = draw(seed + 1000, by_unit=by_unit)
     found = area_of_applicability(village, fresh, folds=folds)
     fresh_error = np.bincount(fresh_group, weights=fresh_scores) / 20 - learn(village, means).predict(fresh)
     last = np.minimum(np.searchsorted(bands.edges, found.dissimilarity), len(bands.edges) - 1)
@@ -189,3 +196,53 @@ def test_noise_of_units_can_go_where_villages_were_randomised():
     kept = np.array([simulate(seed, by_unit=False, noise="kept") for seed in range(4)])
     assert within[:, 0].mean() >= LEVEL
     assert within[:, 3].mean() < 0.95 * kept[:, 3].mean()
+
+
+def test_untreated_villages_tell_the_luck_of_villages():
+    """Villages randomised: with the variance that treatment adds, the band still covers and is far narrower.
+
+    Coverage of 8 trials: its Monte-Carlo error is about 1.5 points; the limit of 95 % keeps the mean above the level.
+    """
+    told = np.array([simulate(seed, by_unit=False, noise="within", arms=True, pull=0.0) for seed in range(8)])
+    within = np.array([simulate(seed, by_unit=False, noise="within") for seed in range(4)])
+    assert told[:, 0].mean() >= LEVEL
+    assert told[:4, 3].mean() < 0.75 * within[:, 3].mean()
+    assert told[:, 2].mean() < 0.5
+    # Levels that fall by half of the effect leave no difference between the arms: then nothing is taken out.
+    blind = np.array([simulate(seed, by_unit=False, noise="within", arms=True) for seed in range(4)])
+    assert blind[:, 0].mean() >= LEVEL
+
+
+def test_effect_error_scales_the_quantile_and_never_widens():
+    rng = np.random.default_rng(8)
+    W = (np.arange(COUNT) % 2.0)[GROUP]
+    Y, zeros = rng.normal(size=COUNT * SIZE), np.zeros(COUNT * SIZE)
+    scores = 2 * (2 * W - 1) * Y + rng.normal(size=COUNT)[GROUP]
+    told = effect_error(Y, W, 0.1 * scores, scores, propensity=0.5, groups=GROUP)
+    options = {"groups": GROUP, "threshold": 1.0, "num_strata": 1}
+    bands = calibrate_bands(scores, zeros, zeros, effect_error=told, **options)
+    mean_square = np.mean(scores.reshape(COUNT, SIZE).mean(axis=1) ** 2)
+    assert told.upper < mean_square
+    assert bands.error_share == pytest.approx([told.upper / mean_square], rel=1e-12)
+    assert bands.width == pytest.approx(bands.raw_width * np.sqrt(bands.error_share), rel=1e-12)
+    wide = effect_error(Y, W, 30 * zeros + 30 * W * np.sign(Y), scores, propensity=0.5, groups=GROUP)
+    assert calibrate_bands(scores, zeros, zeros, effect_error=wide, **options).error_share[0] <= 1
+    with pytest.raises(EvaluationError, match="in standard errors: give one"):
+        calibrate_bands(scores, zeros, zeros, effect_error=told, std_err=zeros + 1, **options)
+
+
+def test_districts_left_out_only_widen():
+    rng = np.random.default_rng(9)
+    zeros, di = np.zeros(COUNT * SIZE), rng.uniform(size=COUNT)[GROUP]
+    near = calibrate_bands(rng.normal(size=COUNT * SIZE), zeros, di, groups=GROUP, threshold=1)
+    far = calibrate_bands(
+        np.where(di > 0.6, 5.0, 0.01) * rng.choice([-1, 1], COUNT)[GROUP], zeros, di, groups=GROUP, threshold=1
+    )
+    both = widen_bands(near, far)
+    np.testing.assert_array_equal(both.edges, near.edges)
+    for place in np.linspace(0, 1, 50):
+        assert band_width(both, [place])[0] >= max(band_width(near, [place])[0], band_width(far, [place])[0])
+    assert both.width[-1] == 5.0
+    np.testing.assert_array_equal(both.district_width[-1:], [5.0])
+    again = widen_bands(near, near)
+    np.testing.assert_array_equal(again.width, near.width)

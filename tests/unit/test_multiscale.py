@@ -130,21 +130,22 @@ def test_sites_outside_the_training_fold_change_nothing():
     train = np.flatnonzero(groups < 30)
     spoiled = replace(X, site=np.where(np.arange(40)[:, None] < 30, X.site, 100.0 * X.site**2).astype(np.float32))
     first, second = (fitted_procedure(blocks, Y, W, groups, rows=train) for blocks in (X, spoiled))
-    for label, pca in first._pca.items():
-        assert np.array_equal(pca.loadings, second._pca[label].loadings)
-        assert np.array_equal(pca.mean, second._pca[label].mean)
-        assert np.array_equal(pca.scale, second._pca[label].scale)
+    for label, pca in first._components.pca.items():
+        assert np.array_equal(pca.loadings, second._components.pca[label].loadings)
+        assert np.array_equal(pca.mean, second._components.pca[label].mean)
+        assert np.array_equal(pca.scale, second._components.pca[label].scale)
     assert np.array_equal(first.predict(X.take(train)), second.predict(spoiled.take(train)))
     changed = replace(X, site=np.where(np.arange(40)[:, None] == 3, 5.0, X.site).astype(np.float32))
     third = fitted_procedure(changed, Y, W, groups, rows=train)
-    assert not np.array_equal(first._pca["image_16"].loadings, third._pca["image_16"].loadings)
+    assert not np.array_equal(first._components.pca["image_16"].loadings, third._components.pca["image_16"].loadings)
 
 
 def test_sites_count_once_however_many_units_they_have():
     X, Y, W, groups = trial_blocks()
     one_each = fitted_procedure(X, Y, W, groups, rows=np.arange(0, 240, 6))
     assert np.array_equal(
-        fitted_procedure(X, Y, W, groups)._pca["image_64"].loadings, one_each._pca["image_64"].loadings
+        fitted_procedure(X, Y, W, groups)._components.pca["image_64"].loadings,
+        one_each._components.pca["image_64"].loadings,
     )
 
 

@@ -5,72 +5,29 @@ from dataclasses import replace
 import geopandas as gpd
 import numpy as np
 import pytest
-import rasterio
 import shapely
 from helpers_pixel_store import (
     BANDS,
-    CLEAR,
-    OFFSET,
     SCALE,
     BrokenBlocks,
     composite_at,
     fetch,
     open_reader,
-    quiet_median,
     sites_at,
+    warp_chip,
     write_scene,
 )
 from pyproj import Transformer
-from rasterio.enums import Resampling
-from rasterio.vrt import WarpedVRT
 
 from eo_cate.errors import ImageryError
 from eo_cate.imagery.local_blocks import LocalBlocks
 from eo_cate.imagery.pixel_store import plan_fetch
-from eo_cate.imagery.pixel_store.zones import PixelGrid
 
-LANDSAT = PixelGrid(30.0, 15.0, 15.0)
 X, Y = 510_015.0, 92_025.0
 
 
 def row_of(result, site="s0"):
     return result.sites.set_index("site_id").loc[site]
-
-
-def warp_chip(scenes, site: gpd.GeoDataFrame, zone: int, size: int) -> np.ndarray:
-    """The composite through rasterio's WarpedVRT on the zone's grid.
-
-    XSCALE: GDAL otherwise guesses the ratio of pixels from the rounded size of its window, and blurs small windows.
-    """
-    grid = LANDSAT.zone(zone)
-    _, _, west, _, _, north = grid.transform
-    x, y = Transformer.from_crs("EPSG:4326", grid.crs, always_xy=True).transform(
-        site.geometry.x.iloc[0], site.geometry.y.iloc[0]
-    )
-    column, row = np.floor((x - west) / 30 + 0.5), np.floor((north - y) / 30 + 0.5)
-    transform = rasterio.Affine(30, 0, west + 30 * (column - size // 2), 0, -30, north - 30 * (row - size // 2))
-    place = {
-        "crs": grid.crs,
-        "transform": transform,
-        "width": size,
-        "height": size,
-        "tolerance": 0.001,
-        "XSCALE": 1,
-        "YSCALE": 1,
-    }
-    dates = []
-    for scene in scenes:
-        layers = []
-        for band in BANDS:
-            with (
-                rasterio.open(scene.assets[band].href) as source,
-                WarpedVRT(source, resampling=Resampling.bilinear, dtype="float32", nodata=np.nan, **place) as warped,
-            ):
-                layers.append(warped.read(1) * np.float32(SCALE) + np.float32(OFFSET))
-        with rasterio.open(scene.mask.href) as source, WarpedVRT(source, resampling=Resampling.nearest, **place) as qa:
-            clear = qa.read(1) == CLEAR
-        dates.append(np.where(clear, np.stack(layers), np.float32(np.nan)))
-    return quiet_median(np.stack(dates), axis=0)
 
 
 def test_states_of_sites_at_edges(tmp_path):
@@ -191,6 +148,35 @@ def test_near_a_pole(tmp_path):
     np.testing.assert_array_equal(
         open_reader(sites, tmp_path).read_chips(["s0"], 64)[0], composite_at([scene], 504_015.0, 9_295_005.0, 64)
     )
+
+
+@pytest.mark.parametrize("latitude", [83.5, -83.5])
+def test_near_a_pole_a_scene_of_the_next_zone_sees_the_site(tmp_path, latitude):
+    """Zones are 75 km wide there; the southern file has the southern zone's coordinates, 10,000 km more."""
+    crs = "EPSG:32633" if latitude > 0 else "EPSG:32733"
+    x, y = Transformer.from_crs("EPSG:4326", crs, always_xy=True).transform(18.1, latitude)
+    west, north = (phase + 30 * round(v / 30) for v, phase in ((x - 3000, 15), (y + 3000, 15 if latitude > 0 else 25)))
+    scene = write_scene(tmp_path, "a", crs=crs, west=west, north=north, shape=(200, 200), cloud=0)
+    site = gpd.GeoDataFrame(geometry=gpd.points_from_xy([18.1], [latitude], crs="EPSG:4326"), index=["s0"])
+    row = row_of(fetch([scene], site, tmp_path, size_px=32))
+    assert (row["state"], row["warped"]) == ("complete", 1.0)
+    chip = open_reader(site, tmp_path, size_px=32).read_chips(["s0"], 32)[0]
+    np.testing.assert_allclose(chip, warp_chip([scene], site, 34, 32), atol=120 * SCALE)
+
+
+def test_sites_without_a_place_have_a_line_and_a_missing_chip(tmp_path):
+    """Just inside 84 degrees, just beyond on both sides, at a pole, and without coordinates."""
+    scene = write_scene(tmp_path, "a", cloud=0)
+    nowhere = gpd.points_from_xy([33, 33, 33, 0, np.nan], [84.0, 84.0001, -84.0001, 90, np.nan], crs="EPSG:4326")
+    sites = gpd.GeoDataFrame(
+        gpd.pd.concat([sites_at([(X, Y)]), gpd.GeoDataFrame(geometry=nowhere, index=list("abcde"))]), crs="EPSG:4326"
+    )
+    table = fetch([scene], sites, tmp_path, size_px=32).sites.set_index("site_id")
+    assert table["state"].tolist() == ["complete", "off imagery", *["no UTM zone"] * 4]
+    assert set(table.loc[list("bcde"), "reason"]) == {"beyond 84 degrees of latitude, or without coordinates"}
+    chips = open_reader(sites, tmp_path, size_px=32).read_chips(["e", "s0", "d"], 32)
+    np.testing.assert_array_equal(np.isnan(chips).all(axis=(1, 2, 3)), [True, False, True])
+    np.testing.assert_array_equal(chips[1], composite_at([scene], X, Y, 32))
 
 
 def test_failed_block_fails_its_pixels_and_no_others(tmp_path):

@@ -1,9 +1,13 @@
 """What is stored is never done again, and the bytes do not tell how many runs it took."""
 
 import errno
+import hashlib
 import os
 import shutil
+from dataclasses import replace
+from pathlib import Path
 
+import geopandas as gpd
 import numpy as np
 import pytest
 from helpers_pixel_store import (
@@ -19,7 +23,8 @@ from helpers_pixel_store import (
 )
 
 from eo_cate.errors import ImageryError, StoreError
-from eo_cate.imagery.pixel_store import fetch_pixels
+from eo_cate.imagery.local_blocks import LocalBlocks
+from eo_cate.imagery.pixel_store import PixelStoreReader, fetch_pixels
 from eo_cate.imagery.pixel_store.layout import lock_store
 
 WEST, NORTH = 499_995, 100_005
@@ -163,6 +168,87 @@ def test_periods_are_groups_of_their_own_over_one_run(tmp_path, scenes):
     )
     assert result.sites["period"].tolist() == ["y2000"] * 2 + ["y2001"] * 2
     assert len(source.asked) == len(set(source.asked)) == result.plan.blocks  # the scene of both is read once
+
+
+class Versions(LocalBlocks):
+    """Files whose ETag is the hash of their bytes; counts the blocks that are read."""
+
+    def __init__(self, root):
+        super().__init__(root)
+        self.asked = []
+
+    async def open(self, href):
+        return replace(await super().open(href), etag=hashlib.sha256(Path(href).read_bytes()).hexdigest())
+
+    async def read_blocks(self, href, blocks):
+        self.asked += [(href, block) for block in blocks]
+        return await super().read_blocks(href, blocks)
+
+
+def test_files_that_changed_are_fetched_again_when_that_is_asked_and_never_mixed(tmp_path, scenes):
+    """Also under sites that are not asked for this time; what lies under other files stays."""
+    far = write_scene(tmp_path, "far", west=WEST + 30 * 4096)
+    here, far_site = spread(3), sites_at([(WEST + 30 * 4396, NORTH - 30 * 300)]).set_axis(["far"])
+    everywhere = gpd.GeoDataFrame(gpd.pd.concat([here, far_site]), crs="EPSG:4326")
+    every = [*scenes, far]
+    noted = fetch(every, everywhere, tmp_path, block_source=Versions(tmp_path)).etags
+    assert len(noted) == 12
+
+    source = Versions(tmp_path)
+    same = fetch(every, everywhere, tmp_path, block_source=source, etags=noted, renew=True)
+    assert (same.plan.files_changed, same.plan.shards, source.asked) == (0, 0, [])
+    assert same.etags == noted
+
+    write_scene(tmp_path, "a2", day=2, seed=9)
+    with pytest.raises(ImageryError, match=r"3 of \d+ files changed.*--refresh"):
+        fetch(every, spread(8), tmp_path, block_source=Versions(tmp_path), etags=noted)
+    source = Versions(tmp_path)
+    few = everywhere.loc[["s0", "far"]]
+    renewed = fetch(every, few, tmp_path, block_source=source, etags=noted, renew=True)
+    assert renewed.plan.files_changed == 3
+    assert not any("far" in href for href, _ in source.asked)
+    assert {href for href, etag in renewed.etags.items() if noted[href] != etag} == {
+        a.href for a in (*scenes[1].assets.values(), scenes[1].mask)
+    }
+    x, y = (here.to_crs("EPSG:32636").geometry.x.iloc[0], here.to_crs("EPSG:32636").geometry.y.iloc[0])
+    chip = open_reader(few, tmp_path).read_chips(["s0"], 64)[0]
+    np.testing.assert_array_equal(chip, composite_at(scenes, x, y, 64))
+
+    fetch(every, everywhere, tmp_path, block_source=Versions(tmp_path), etags=renewed.etags)
+    grown = hash_files(tmp_path / "store")
+    shutil.rmtree(tmp_path / "store")
+    fetch(every, everywhere, tmp_path, block_source=Versions(tmp_path))
+    assert hash_files(tmp_path / "store") == grown
+
+
+def test_a_shard_of_old_files_is_refused_until_it_is_fetched_again(tmp_path, scenes):
+    """The site that is asked for lies in another shard, under the same scene."""
+    wide = write_scene(tmp_path, "wide", shape=(300, 1400))
+    scenes = [wide]
+    sites = sites_at([(WEST + 30 * 100, NORTH - 30 * 150), (WEST + 30 * 1300, NORTH - 30 * 150)])
+    noted = fetch(scenes, sites, tmp_path, block_source=Versions(tmp_path)).etags
+    places = open_reader(sites, tmp_path).places["col"] // 1024
+    assert places.nunique() == 2
+    write_scene(tmp_path, "wide", shape=(300, 1400), seed=9)
+    fetch(scenes, sites.iloc[:1], tmp_path, block_source=Versions(tmp_path), etags=noted, renew=True)
+    with pytest.raises(StoreError, match="run eo-cate fetch"):
+        open_reader(sites, tmp_path).read_chips(["s1"], 64)
+
+
+def test_a_changed_file_is_fetched_again_for_every_source_that_holds_it(tmp_path, scenes):
+    """Both share what is noted of the files: the second must not take its old pixels for those of the new file."""
+    sites = spread(2)
+    noted = fetch(scenes, sites, tmp_path, block_source=Versions(tmp_path)).etags
+    fetch(scenes, sites, tmp_path, block_source=Versions(tmp_path), etags=noted, source="other")
+    write_scene(tmp_path, "a2", day=2, seed=9)
+    renewed = fetch(scenes, sites, tmp_path, block_source=Versions(tmp_path), etags=noted, renew=True)
+    again = fetch(scenes, sites, tmp_path, block_source=Versions(tmp_path), etags=renewed.etags, source="other")
+    assert again.plan.shards_stored == 0
+    chips = [
+        PixelStoreReader(tmp_path / "store", name, "before", sites, size_px=64).read_chips(["s0", "s1"], 64)
+        for name in (SOURCE, "other")
+    ]
+    np.testing.assert_array_equal(*chips)
 
 
 async def _inside_a_loop(scenes, sites, folder):

@@ -10,6 +10,7 @@ from sklearn.base import clone
 
 from eo_cate.errors import EoCateError, EstimationError
 from eo_cate.estimators import CausalForest, RidgeR
+from eo_cate.estimators.forest.options import MIN_GROUPS
 from eo_cate.multiscale import (
     PROCEDURES,
     AverageEvidence,
@@ -25,7 +26,7 @@ from eo_cate.multiscale import (
 from eo_cate.multiscale.blocks import order_by_scale, take_blocks
 from eo_cate.multiscale.wrappers import stack_weights
 from eo_cate.stats.folds import group_folds
-from eo_cate.stats.training import TrainingUnits
+from eo_cate.stats.training import FEWEST_GROUPS, TrainingUnits, choose_risk_folds
 from eo_cate.types import CateEstimator, FeatureBlocks
 
 WRAPPERS = [BlockAverage, Stack, Select, Residual]
@@ -73,6 +74,41 @@ def test_mean_of_is_the_mean_of_estimators_on_all_blocks():
     found = fit(MeanOf([RidgeR(), AverageEvidence()]), X, Y, W, groups)
     np.testing.assert_allclose(found.predict(X), (parts[0].predict(X) + parts[1].predict(X)) / 2, atol=1e-12)
     np.testing.assert_allclose(found.oob().tau_hat, (parts[0].oob().tau_hat + parts[1].oob().tau_hat) / 2, atol=1e-12)
+
+
+def test_the_standard_error_of_a_mean_is_at_most_the_mean_of_those_of_its_members():
+    X, Y, W, groups, _ = make_trial()
+    forest, kernel = CausalForest(num_trees=40), AverageEvidence()
+    found = fit(MeanOf([ConcatPCA(forest), kernel]), X, Y, W, groups)
+    errors = [one.predict(X, std_err=True)[1] for one in found.members_]
+    tau_hat, std_err = found.predict(X, std_err=True)
+    np.testing.assert_allclose(std_err, np.mean(errors, axis=0), atol=1e-12)
+    np.testing.assert_array_equal(tau_hat, found.predict(X))
+    assert np.isnan(fit(MeanOf([RidgeR(), kernel]), X, Y, W, groups).predict(X, std_err=True)[1]).all()
+    part = take_blocks(X, ["image_16"])
+    single = fit(BlockAverage(kernel), part, Y, W, groups).predict(part, std_err=True)[1]
+    np.testing.assert_array_equal(single, fit(kernel, part, Y, W, groups).predict(part, std_err=True)[1])
+
+
+def test_first_folds_of_villages_leave_a_forest_its_ten():
+    """40 villages in 3 folds start with 13, 60 and more in 5 folds with 12: a third less would be too few."""
+    assert FEWEST_GROUPS == MIN_GROUPS
+    for number in range(FEWEST_GROUPS + 1, 200):
+        folds = choose_risk_folds(number)
+        assert number - -(-number // folds) >= FEWEST_GROUPS
+        assert number < 15 or folds == 3
+    X, Y, W, groups, _ = make_trial(villages=12, households=20)
+    units = TrainingUnits.of(X, Y, W, propensity=0.5, groups=groups)
+    stack = Stack(CausalForest(num_trees=60, min_node_size=1))
+    assert np.isfinite(units.honest_effects(stack, units.fit(stack), seed=1)).all()
+
+
+@pytest.mark.parametrize("wrapper", [Stack, Select, Residual])
+def test_on_one_set_of_blocks_nothing_was_chosen(wrapper):
+    X, Y, W, groups, _ = make_trial()
+    part = take_blocks(X, ["image_16"])
+    found = fit(wrapper(RidgeR()), part, Y, W, groups)
+    np.testing.assert_allclose(found.oob().tau_hat, fit(RidgeR(), part, Y, W, groups).oob().tau_hat, atol=1e-12)
 
 
 @pytest.mark.parametrize("weighted", [False, True])

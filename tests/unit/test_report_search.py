@@ -28,7 +28,7 @@ from eo_cate.report.figures import draw_rates
 from eo_cate.report.figures_gates import draw_gates
 from eo_cate.report.figures_search import draw_search
 from eo_cate.report.figures_toc import draw_tocs
-from eo_cate.report.style import ESTIMATOR_LOOKS, house_style
+from eo_cate.report.style import house_style, look_of
 from eo_cate.report.words import write_headline
 from eo_cate.report.words_tests import judge_difference, naive_figures
 
@@ -174,10 +174,11 @@ def test_rate_figure_tells_the_estimators_apart_twice() -> None:
     inputs = make_inputs()
     with house_style():
         left, right, text = draw_rates(inputs).axes
-    assert len(set(ESTIMATOR_LOOKS.values())) == len({m for _, m in ESTIMATOR_LOOKS.values()}) == len(ESTIMATOR_LOOKS)
+    looks = {estimator: look_of(estimator) for estimator in ("ridge", "forest", "truth")}
+    assert len({colour for colour, _ in looks.values()}) == len({marker for _, marker in looks.values()}) == len(looks)
     rates = inputs.rates[inputs.rates["target"] == "AUTOC"]
     for axes, column in ((left, "estimate"), (right, "ratio")):
-        for estimator, (colour, marker) in ESTIMATOR_LOOKS.items():
+        for estimator, (colour, marker) in looks.items():
             drawn = [line for line in axes.lines if line.get_marker() == marker and line.get_color() == colour]
             found = sorted(float(line.get_xdata()[0]) for line in drawn)
             np.testing.assert_array_equal(found, sorted(rates.loc[rates["estimator"] == estimator, column]))
@@ -202,7 +203,7 @@ def test_gates_figure_shows_both_estimators_and_the_average() -> None:
     with house_style():
         figure = draw_gates(make_gates(), (0.3123, 0.0461))
     left, right = figure.axes
-    for colour, marker in ESTIMATOR_LOOKS.values():
+    for colour, marker in (look_of("ridge"), look_of("forest")):
         points = [line for line in left.lines if line.get_marker() == marker and line.get_color() == colour]
         assert [len(line.get_xdata()) for line in points] == [5]
         assert len([line for line in right.lines if line.get_marker() == marker]) == 1
@@ -218,7 +219,9 @@ def test_evaluation_text_holds_every_table() -> None:
     lines = [line.split() for line in text.splitlines() if line.startswith(("result ", "control "))]
     assert len(lines) == (inputs.rates["target"] == "AUTOC").sum()
     assert [line[-1] for line in lines if line[1] == "image_multi"] == ["20", "3"]
-    empty = {name: getattr(inputs, name).iloc[:0] for name in ("tests", "contrasts", "search", "gates", "clan")}
+    empty = {
+        name: getattr(inputs, name).iloc[:0] for name in ("tests", "contrasts", "search", "gates", "clan", "absent")
+    }
     bare = print_evaluation(make_inputs(**empty))
     assert not [w for w in ("Refit tests", "Paired differences", "Scale search", "GATES", "CLAN") if w in bare]
     assert "p one-sided" in bare

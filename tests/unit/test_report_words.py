@@ -7,14 +7,16 @@ import math
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 from helpers_report import AUTOC, make_config, make_inputs, make_map, make_rates
 
+from eo_cate.multiscale import name_estimator
 from eo_cate.report import print_evaluation, print_summary, write_report
 from eo_cate.report.format import decimals_for, fmt, fmt_p
 from eo_cate.report.maps import cell_extent, centred_norm, draw_map, metres_per_unit
-from eo_cate.report.rows import NO_EVIDENCE, UNCLEAR, all_alarms, map_guards
+from eo_cate.report.rows import NO_EVIDENCE, UNCLEAR, all_alarms, estimators_of, map_guards, map_note
 from eo_cate.report.style import house_style
 from eo_cate.report.words import truth_sentences, write_headline
 
@@ -60,11 +62,29 @@ def test_the_map_needs_the_images_own_test() -> None:
 
 def test_the_map_is_not_the_ridges() -> None:
     """RidgeR's own test of the image says nothing about a map that the forest drew."""
-    inputs = make_inputs(rates=make_rates(AUTOC | {"image_multi": (0.01, 0.07)}, {"image_multi": (0.26, 0.07)}))
+    config = make_config(multiscale={"map_procedure": "concat_pca"})
+    rates = make_rates(AUTOC | {"image_multi": (0.01, 0.07)}, {"image_multi": (0.26, 0.07)})
+    inputs = make_inputs(config=config, rates=rates)
     assert not {NO_EVIDENCE, UNCLEAR} & set(texts_of(inputs))
     guards = [(row["configuration"], row["estimator"]) for row in map_guards(inputs)]
     full = "image_multi+tabular"
     assert guards == [(full, "ridge"), (full, "forest"), ("image_multi", "forest")]
+
+
+@pytest.mark.parametrize(("p", "struck"), [(0.001, False), (0.3, True)])
+def test_a_map_of_a_procedure_of_its_own_is_guarded_by_its_own_test(p: float, struck: bool) -> None:
+    """It stands in the table of rates under a role of its own, and nowhere as a third estimator."""
+    rates, name = make_rates(), name_estimator("mean_of")
+    forest = rates[(rates["configuration"] == "image_multi") & (rates["estimator"] == "forest")]
+    own = forest.assign(role="map", estimator=name, ratio=1.25, p=p)
+    inputs = make_inputs(rates=pd.concat([rates, own], ignore_index=True))
+    assert bool({NO_EVIDENCE, UNCLEAR} & set(texts_of(inputs))) == struck
+    guards = [(row["configuration"], row["estimator"]) for row in map_guards(inputs)]
+    full = "image_multi+tabular"
+    assert guards == [(full, "ridge"), (full, "forest"), ("image_multi", name)]
+    assert estimators_of(inputs) == ["ridge", "forest"]
+    assert "has a RATE ratio of 1.25" in map_note(inputs)
+    assert "was not tested" in map_note(make_inputs())
 
 
 @pytest.mark.parametrize("weak", ["ridge", "forest"])

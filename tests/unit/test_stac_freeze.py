@@ -17,6 +17,7 @@ from eo_cate.imagery.stac import (
     degree_cells,
     freeze_scenes,
     make_request,
+    read_etags,
     read_frozen,
     record_etags,
     refuse_late,
@@ -117,6 +118,8 @@ def test_etags_are_noted_once_and_changes_are_told(tmp_path, found, request_):
     assert record_etags(path, {red: '"1"', mask: ""}) == ()
     assert record_etags(path, {red: '"2"', mask: '"m"'}) == (red,)
     assert read_frozen(path, request_).etags == {red: '"1"', mask: '"m"'}
+    assert record_etags(path, {red: '"2"', mask: ""}, renew=True) == (red,)
+    assert read_etags(path) == {red: '"2"', mask: '"m"'}
     with pytest.raises(ImageryError, match="1 of 1 links"):
         record_etags(path, {"https://h/x.tif": '"1"'})
 
@@ -164,6 +167,34 @@ def test_a_site_in_the_same_cells_needs_no_search(catalog):
         collect(catalog, np.array([[30.1, 1.4], [31.5, 1.3]]))
     with pytest.raises(ImageryError, match="cannot be read"):
         collect(catalog, np.array([[30.1, 1.4]]), refresh=True)
+
+
+def test_a_new_search_does_not_forget_which_files_were_read(catalog):
+    """Asked for, and because a site lies elsewhere; a link that the second search does not find may come back."""
+    path = catalog / "frozen.json"
+    first = collect(catalog, np.array([[30.1, 1.4]]))
+    links = [asset.href for asset in first.scenes["before"][0].assets.values()]
+    noted = {href: f'"{k}"' for k, href in enumerate(links)}
+    record_etags(path, noted)
+    for options in (
+        {"refresh": True},
+        {"bands": ("red",)},
+        {"periods": ({"name": "b", "start": "2000-01-02", "end": "2000-12-31"},)},
+    ):
+        point = np.array([[30.5 if "periods" in options else 30.1, 1.4]])
+        again = collect(catalog, point, **options)
+        assert again.searched
+        assert again.etags == read_etags(path) == noted
+
+
+def test_a_damaged_manifest_is_searched_anew_and_says_what_was_lost(catalog):
+    collect(catalog, np.array([[30.1, 1.4]]))
+    (catalog / "frozen.json").write_text("{")
+    again = collect(catalog, np.array([[30.1, 1.4]]), refresh=True)
+    assert again.searched == (
+        "asked to search anew; which versions of the files the stored pixels are of is no longer known"
+    )
+    assert again.etags == {}
 
 
 def test_the_guard_holds_for_found_and_for_frozen_scenes(catalog):

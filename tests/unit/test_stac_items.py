@@ -1,13 +1,13 @@
 import datetime as dt
 
 import pytest
-from helpers_stac import box_item, earth_search_sentinel, planetary_landsat, planetary_sentinel
+from helpers_stac import COG, box_item, earth_search_sentinel, planetary_landsat, planetary_sentinel
 
 from eo_cate.errors import ImageryError
 from eo_cate.imagery.scenes import Asset
 from eo_cate.imagery.stac.items import ReadItem, read_item
 from eo_cate.imagery.stac.presets import APIS, COLLECTIONS, find_api
-from eo_cate.imagery.stac.select import Wanted, select_items
+from eo_cate.imagery.stac.select import Wanted, refuse_late, select_items
 
 BASE = "https://api.example.org/v1/collections/c/items/i"
 
@@ -204,3 +204,96 @@ def test_every_preset_knows_its_bands_by_any_name():
         COLLECTIONS["sentinel-2-l2a"].names_of("red") == COLLECTIONS["sentinel-2-l2a"].names_of("B04") == {"red", "B04"}
     )
     assert COLLECTIONS["landsat-c2-l2"].names_of("swir16") == {"swir16"}
+
+
+# assets of several bands
+
+
+def annual_item(**properties):
+    """An item of annual embeddings as a catalogue writes it: a span, 4 bands in one file, a scale in another."""
+    span = {"datetime": None, "start_datetime": "2018-01-01T00:00:00Z", "end_datetime": "2018-12-31T23:59:59Z"}
+    item = box_item("tile-1", 33.0, 0.5, collection="annual")
+    listed = [{"name": f"A{k:02d}", "nodata": -128, "data_type": "int8"} for k in range(4)]
+    listed[2]["eo:common_name"] = "nir"
+    files = {"embedding": {"bands": listed}, "scale": {"bands": [{"name": "scale", "nodata": "nan"}]}, "bare": {}}
+    assets = {
+        key: {"href": f"https://pixels.example.org/{key}.tif", "type": COG, **rest} for key, rest in files.items()
+    }
+    return {**item, "properties": {**span, **properties}, "assets": assets}
+
+
+def test_bands_of_an_asset_by_name_common_name_and_number():
+    found = read(annual_item(), "embedding:A00", "embedding:A03", "embedding:nir", "embedding:2", "bare:7", "scale")
+    href = "https://pixels.example.org/{}.tif"
+    assert found.scene.assets == {
+        "embedding:A00": Asset(href.format("embedding"), nodata=-128.0, band=1, count=4),
+        "embedding:A03": Asset(href.format("embedding"), nodata=-128.0, band=4, count=4),
+        "embedding:nir": Asset(href.format("embedding"), nodata=-128.0, band=3, count=4),
+        "embedding:2": Asset(href.format("embedding"), nodata=-128.0, band=2, count=4),
+        "bare:7": Asset(href.format("bare"), band=7, count=0),
+        "scale": Asset(href.format("scale"), nodata=pytest.approx(float("nan"), nan_ok=True)),
+    }
+    assert not [remark for remark in found.remarks if "span" in remark]
+
+
+def test_eo_bands_and_raster_bands_side_by_side_tell_a_bands_scale():
+    item = annual_item()
+    item["assets"]["image"] = {
+        "href": "https://pixels.example.org/image.tif",
+        "eo:bands": [{"name": "Red", "common_name": "red"}, {"name": "NIR", "common_name": "nir"}],
+        "raster:bands": [{"scale": 0.01, "nodata": 0}, {"scale": 0.02, "offset": -1.0}],
+    }
+    assets = read(item, "image:red", "image:NIR").scene.assets
+    assert assets["image:red"] == Asset("https://pixels.example.org/image.tif", 0.01, 0.0, 0.0, band=1, count=2)
+    assert assets["image:NIR"] == Asset("https://pixels.example.org/image.tif", 0.02, -1.0, None, band=2, count=2)
+
+
+@pytest.mark.parametrize(
+    ("bands", "absent"),
+    [
+        (("embedding:A04",), "no band embedding:A04"),
+        (("embedding:5",), "no band embedding:5"),
+        (("embedding:0",), "no band embedding:0"),
+        (("bare:513",), "no band bare:513"),
+        (("other:A00", "scale"), "no band other:A00"),
+        ([f"x:{k}" for k in range(64)], "no band x:0, x:1, x:2, x:3, x:4, x:5, x:6, x:7 and 56 more"),
+    ],
+)
+def test_bands_that_an_asset_lacks_are_told_with_what_it_has(bands, absent):
+    assert (
+        read_item(annual_item(), bands, base=BASE)
+        == f"{absent} among the assets ['bare', 'embedding (4 bands)', 'scale']"
+    )
+
+
+def test_a_band_name_of_two_bands_is_an_error():
+    item = annual_item()
+    item["assets"]["embedding"]["bands"][1]["name"] = "A00"
+    with pytest.raises(ImageryError, match="'embedding:A00' means several bands; write their numbers"):
+        read_item(item, ["embedding:A00"], base=BASE)
+
+
+@pytest.mark.parametrize(
+    ("properties", "last"),
+    [
+        ({}, "2018-12-31T23:59:59"),
+        ({"datetime": "2018-01-01T00:00:00Z"}, "2018-12-31T23:59:59"),  # the span counts, not the moment
+        ({"end_datetime": "2019-01-01T00:00:00Z"}, "2018-12-31T23:59:59.999999"),
+        ({"start_datetime": "2018-01-01T06:00:00Z", "end_datetime": "2019-01-01T00:00:00Z"}, "2019-01-01T00:00:00"),
+        ({"end_datetime": "2018-12-31T00:00:00Z"}, "2018-12-31T00:00:00"),
+        ({"start_datetime": None, "datetime": "2018-06-01T00:00:00Z"}, "2018-12-31T23:59:59"),
+    ],
+)
+def test_an_annual_product_counts_as_the_end_of_its_span(properties, last):
+    found = read(annual_item(**properties), "embedding:A00")
+    assert found.scene.acquired == dt.datetime.fromisoformat(last).replace(tzinfo=dt.UTC)
+    with pytest.raises(ImageryError, match=r"trial\.treatment_start"):
+        refuse_late([found.scene], found.scene.acquired.date())
+    refuse_late([found.scene], found.scene.acquired.date() + dt.timedelta(1))
+
+
+def test_bands_of_a_file_without_a_span_are_remarked():
+    moment = {"datetime": "2018-01-01T00:00:00Z", "start_datetime": None, "end_datetime": None}
+    found = read(annual_item(**moment), "embedding:A00")
+    assert [remark for remark in found.remarks if "a product of a year holds that year to its end" in remark]
+    assert not [remark for remark in read(annual_item(**moment), "scale").remarks if "span" in remark]

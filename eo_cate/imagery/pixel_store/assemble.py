@@ -27,9 +27,17 @@ _MARGIN_PX = 2
 
 
 def read_tile(
-    header: RasterHeader, nodata: float | None, get_block: GetBlock, target: Grid, *, nearest: bool
+    header: RasterHeader,
+    nodata: float | None,
+    get_block: GetBlock,
+    target: Grid,
+    *,
+    nearest: bool,
+    band: int = 1,
 ) -> tuple[NDArray[np.float32], BoolArray]:
     """Stored numbers of a file on ``target``, float32 with NaN where it has none, and whether they failed, (y, x).
+
+    ``band`` counts from 1.
 
     Notes
     -----
@@ -41,14 +49,14 @@ def read_tile(
     grid = northern(header.grid)
     offset = pixel_offset(grid, target)
     if offset is not None:
-        return _gather(header, nodata, get_block, offset, target.shape)
+        return _gather(header, band, nodata, get_block, offset, target.shape)
     lattice = 1 if nearest else math.ceil(_ratio(grid, target) - 0.01)
     rows, columns = _positions(grid, target, lattice)
     window = _window(grid, rows, columns)
     if window is None:
         return np.full(target.shape, np.nan, dtype=np.float32), np.zeros(target.shape, dtype=np.bool_)
     top, left, height, width = window
-    values, failed = _gather(header, nodata, get_block, (top, left), (height, width))
+    values, failed = _gather(header, band, nodata, get_block, (top, left), (height, width))
     where = [rows - top, columns - left]
     if nearest:
         return _nearest(values, where, np.nan), _nearest(failed.astype(np.float32), where, 0.0) > 0
@@ -97,7 +105,12 @@ def crop_grid(grid: Grid, row: int, column: int, rows: int, columns: int) -> Gri
 
 
 def _gather(
-    header: RasterHeader, nodata: float | None, get_block: GetBlock, offset: tuple[int, int], shape: tuple[int, int]
+    header: RasterHeader,
+    band: int,
+    nodata: float | None,
+    get_block: GetBlock,
+    offset: tuple[int, int],
+    shape: tuple[int, int],
 ) -> tuple[NDArray[np.float32], BoolArray]:
     """A window of a file, from its blocks; NaN beyond its edges and in blocks that nobody asked for."""
     values = np.full(shape, np.nan, dtype=np.float32)
@@ -119,7 +132,7 @@ def _gather(
                 failed[into] = True
                 continue
             top, left = i * height + block.top, j * width + block.left
-            part = block.pixels[y.start - top : y.stop - top, x.start - left : x.stop - left]
+            part = block.pixels[band - 1, y.start - top : y.stop - top, x.start - left : x.stop - left]
             missing = part == part.dtype.type(nodata) if _representable(nodata, part.dtype) else False
             values[into] = np.where(missing, np.float32(np.nan), part.astype(np.float32))
     return values, failed

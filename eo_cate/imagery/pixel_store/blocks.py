@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eo_cate.errors import ImageryError
-from eo_cate.imagery.scenes import BlockSource, RasterHeader, ReadFailure
+from eo_cate.imagery.scenes import Asset, BlockSource, RasterHeader, ReadFailure
 from eo_cate.types import IntArray
 
 Extent = tuple[int, int, int, int]
@@ -21,7 +21,7 @@ Extent = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class Part:
-    """Pixels (y, x) of a block that start ``top`` rows and ``left`` columns inside it."""
+    """Pixels (band, y, x) of a block that start ``top`` rows and ``left`` columns inside it."""
 
     pixels: NDArray[Any]
     top: int = 0
@@ -38,27 +38,27 @@ class OpenFiles:
     total: int = 0
     any_failed: bool = False
 
-    async def open(self, source: BlockSource, hrefs: Sequence[str]) -> None:
+    async def open(self, source: BlockSource, assets: Sequence[Asset]) -> None:
         """Open the files that are not open yet.
 
         Raises
         ------
         ImageryError
-            When a file has several bands.
+            When a file has other bands than its catalogue or the configuration says.
         """
-        new = [href for href in dict.fromkeys(hrefs) if href not in self.headers]
+        new = [href for href in dict.fromkeys(asset.href for asset in assets) if href not in self.headers]
         for href, header in zip(new, await asyncio.gather(*map(source.open, new)), strict=True):
             self.headers[href] = header
             if isinstance(header, ReadFailure):
                 self.any_failed = True
                 continue
-            if header.count != 1:
-                raise ImageryError(
-                    f"{href}: has {header.count} bands; the pixel store reads files of one band: name one per band"
-                )
             self.hrefs.append(href)
             self.starts[href] = self.total
             self.total += header.block_bytes.size
+        for asset in assets:
+            header = self.headers[asset.href]
+            if isinstance(header, RasterHeader):
+                _check_band(asset, header.count)
 
     def number(self, href: str, rows: IntArray, columns: IntArray) -> IntArray:
         """Numbers of some blocks of a file."""
@@ -86,6 +86,17 @@ class OpenFiles:
             rows, columns = np.array(blocks).T
             total += int(header.block_bytes[rows, columns].sum())
         return total
+
+
+def _check_band(asset: Asset, found: int) -> None:
+    if asset.count == 1 != found:
+        raise ImageryError(
+            f"{asset.href}: has {found} bands, and was named as one; name its bands in imagery.bands, KEY:1-{found} or "
+            "by the names that the catalogue gives them"
+        )
+    if asset.count not in (0, found) or asset.band > found:
+        said = f"its catalogue lists {asset.count}" if asset.count else f"imagery.bands names number {asset.band}"
+        raise ImageryError(f"{asset.href}: has {found} bands, and {said}")
 
 
 class BlockCache:
@@ -146,7 +157,7 @@ class BlockCache:
         for href, blocks in self.files.by_file(self._missing(shard)).items():
             header = self.files.headers[href]
             assert isinstance(header, RasterHeader)
-            total += len(blocks) * int(np.prod(header.block_shape)) * np.dtype(header.dtype).itemsize
+            total += len(blocks) * int(np.prod(header.block_shape)) * header.count * np.dtype(header.dtype).itemsize
         return total
 
     async def load(self, shard: int) -> None:
@@ -199,18 +210,17 @@ class BlockCache:
             self.failures[content.reason] += 1
             self._blocks[number] = content
             return
-        pixels = content[0]
         extent = self.extent(shard, href)
-        full = self.held_bytes + pixels.nbytes > self.capacity
+        full = self.held_bytes + content.nbytes > self.capacity
         if extent is not None and (full or self._next_use(number, shard) is None):
             header = self.files.headers[href]
             assert isinstance(header, RasterHeader)
             row, column = block[0] * header.block_shape[0], block[1] * header.block_shape[1]
             top, left = max(extent[0] - row, 0), max(extent[2] - column, 0)
-            part = Part(pixels[top : extent[1] - row, left : extent[3] - column].copy(), top, left)
+            part = Part(content[:, top : extent[1] - row, left : extent[3] - column].copy(), top, left)
             self._cut.setdefault(shard, {})[number] = part
         else:
-            part = Part(pixels)
+            part = Part(content)
             self._blocks[number] = part
         self.held_bytes += part.pixels.nbytes
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
 from eo_cate.types import BoolArray
+
+Reduction = Literal["median", "newest"]
 
 NOT_ASKED, VALID, NODATA, FAILED = 0, 1, 2, 3
 """States of a pixel; ``NODATA``: no clear observation (cloudy, or with no observation at all: not covered)."""
@@ -55,16 +58,25 @@ def empty_composite(bands: int, shape: tuple[int, int]) -> Composite:
 
 
 def reduce_observations(
-    observations: list[Observation], *, asked: BoolArray, failed: BoolArray, warped: BoolArray, bands: int
+    observations: list[Observation],
+    *,
+    asked: BoolArray,
+    failed: BoolArray,
+    warped: BoolArray,
+    bands: int,
+    reduction: Reduction = "median",
 ) -> Composite:
-    """Median over the scenes whose pixel is clear and has data in ALL bands: the same scenes in every band.
+    """The scenes whose pixel is clear and has data in ALL bands, reduced: the same scenes in every band.
 
     Parameters
     ----------
     observations : list of Observation
-        In any order: the median does not depend on it.
+        The newest first; the median does not depend on their order.
     asked, failed, warped : (y, x) bool
         Pixels wanted; pixels that failed before any block was read; pixels that are seen from another zone only.
+
+    reduction : {"median", "newest"}
+        ``newest``: the first observation's bands, none of them from another. Both return a single observation as it is.
 
     Notes
     -----
@@ -82,7 +94,7 @@ def reduce_observations(
         stack[scene] = np.where(clear, observation.values, np.float32(np.nan))
         result.clear_count[...] += clear
         result.observation_count[...] += usable & observation.observed
-    result.pixels[...] = nan_median(stack)
+    result.pixels[...] = nan_median(stack) if reduction == "median" else first_present(stack)
     result.state[usable] = np.where(result.clear_count[usable] > 0, VALID, NODATA)
     result.state[broken] = FAILED
     result.warped[warped & (result.state == VALID)] = 1
@@ -99,6 +111,19 @@ def nan_median(stack: NDArray[np.float32]) -> NDArray[np.float32]:
     result = np.full(stack.shape[1:], np.nan, dtype=np.float32)
     if len(stack):
         _median_rows(np.ascontiguousarray(stack), result)
+    return result
+
+
+def first_present(stack: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The first value that is not NaN over the first axis, shape (band, y, x).
+
+    Parameters
+    ----------
+    stack : (scene, band, y, x) float32
+    """
+    result = np.full(stack.shape[1:], np.nan, dtype=np.float32)
+    for values in stack:
+        np.copyto(result, values, where=np.isnan(result))
     return result
 
 

@@ -4,58 +4,40 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, fields
+from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import geopandas as gpd
-import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
 from eo_cate.errors import ImageryError
-from eo_cate.imagery.pixel_store.assemble import crop_grid, read_tile
-from eo_cate.imagery.pixel_store.blocks import BlockCache, Part
-from eo_cate.imagery.pixel_store.composite import (
-    FAILED,
-    NODATA,
-    NOT_ASKED,
-    VALID,
-    Composite,
-    Observation,
-    empty_composite,
-    reduce_observations,
-)
+from eo_cate.imagery.pixel_store.blocks import BlockCache
+from eo_cate.imagery.pixel_store.composite import Reduction
+from eo_cate.imagery.pixel_store.footprints import Footprints
 from eo_cate.imagery.pixel_store.layout import (
     append_line,
     compact_manifest,
     create_group,
     lock_store,
-    read_shard,
+    read_description,
+    read_manifest,
     write_description,
-    write_shard,
 )
-from eo_cate.imagery.pixel_store.plan import (
-    FetchPlan,
-    Run,
-    SceneUse,
-    ShardWork,
-    plan_run,
-    scene_assets,
-    use_scenes,
-)
+from eo_cate.imagery.pixel_store.plan import find_changed, plan_run
+from eo_cate.imagery.pixel_store.run import FetchPlan, Run, scene_files, stored_groups
+from eo_cate.imagery.pixel_store.shards import compute_shard
 from eo_cate.imagery.pixel_store.states import describe_sites
 from eo_cate.imagery.pixel_store.zones import SHARD_PX
-from eo_cate.imagery.scenes import BlockSource, RasterHeader, ReadFailure, Scene
-from eo_cate.imagery.stac.masks import clear_pixels
-from eo_cate.store import digest
-from eo_cate.types import BoolArray, Grid
+from eo_cate.imagery.scenes import BlockSource, RasterHeader, Scene
 
-TILE_PX = 256
 CACHE_BYTES = 2**30
+_SHARD_BYTES = 2**27
+"""A composite up to this size (32 bands) takes nothing from the cache."""
 T = TypeVar("T")
 ScenesByPeriod = Mapping[str, Sequence[Scene]]
 
@@ -97,6 +79,8 @@ def plan_fetch(
     folder: Path,
     source: str,
     block_source: BlockSource,
+    etags: Mapping[str, str] | None = None,
+    renew: bool = False,
 ) -> FetchPlan:
     """Count what `fetch_pixels` would do; headers are read, pixels are not, and nothing is written."""
     root = _root(folder, source, scenes_by_period)
@@ -107,6 +91,7 @@ def plan_fetch(
         resolution_m=resolution_m,
         root=root,
         block_source=block_source,
+        renewed=(etags or {}) if renew else None,
     )
     return _run_async(_within(block_source, plan)).summary()
 
@@ -122,11 +107,13 @@ def fetch_pixels(
     source: str,
     block_source: BlockSource,
     units: str = "reflectance",
+    reduction: Reduction = "median",
     progress: bool = True,
     cache_bytes: int = CACHE_BYTES,
     etags: Mapping[str, str] | None = None,
+    renew: bool = False,
 ) -> FetchResult:
-    """Store the median of clear observations for every pixel of every site's chip; what is stored is not done again.
+    """Store a composite of clear observations for every pixel of every site's chip; what is stored is not done again.
 
     Parameters
     ----------
@@ -146,16 +133,25 @@ def fetch_pixels(
         pixels go to ``folder/source/period/epsg``.
     block_source : BlockSource
         Where the files' blocks come from; entered and left here when it is an asynchronous context.
+    units : str
+        What the pixels are, written beside them.
+    reduction : {"median", "newest"}
+        As in `composite.reduce_observations`; pixels on another grid are interpolated for a median, and are those of
+        the nearest source pixel for the newest.
     cache_bytes : int
         Decoded blocks kept for later shards.
     etags : mapping of str to str, optional
         Versions of the files that were read before.
+    renew : bool
+        Read the header of every file above the sites, also where all pixels are stored, and compute anew what lies
+        under those that are another version than in ``etags``; else such files are an error.
 
     Raises
     ------
     ImageryError
-        Before anything is written: when a file is another version than in ``etags``, scenes lack bands, files have
-        several bands, or what is stored has other bands or another resolution.
+        Before anything is written: when a file is another version than in ``etags`` (unless they are renewed), scenes
+        lack bands, files have other bands than their catalogue says, or what is stored has other bands or another
+        resolution.
     StoreError
         When the disk is full or another process fetches into the same folder; what is stored stands.
 
@@ -163,6 +159,11 @@ def fetch_pixels(
     -----
     A scene that overlaps another counts as an observation of its own, also on the same date. The bytes of the store
     depend on scenes, sites and sizes alone, not on how often the run was broken off.
+
+    A pixel is reduced from its own zone's scenes. Only where these give no clear observation in the period (beyond
+    their edges, in gaps of the sensor, always under cloud) are other zones' scenes warped to it, and it is reduced from
+    those alone. Where one of its own zone's scenes could not be read it has failed, and is not filled. This is decided
+    pixel by pixel, so that it depends neither on other sites nor on the order of shards.
     """
     root = _root(folder, source, scenes_by_period)
     with lock_store(root):
@@ -173,9 +174,15 @@ def fetch_pixels(
             resolution_m=resolution_m,
             root=root,
             block_source=block_source,
+            renewed=(etags or {}) if renew else None,
         )
         work = _fetch(
-            planning, block_source, units=units, progress=progress, cache_bytes=cache_bytes, etags=etags or {}
+            *(planning, block_source),
+            units=units,
+            reduction=reduction,
+            progress=progress,
+            cache_bytes=cache_bytes,
+            etags=etags or {},
         )
         return _run_async(_within(block_source, work))
 
@@ -185,12 +192,19 @@ async def _fetch(
     block_source: BlockSource,
     *,
     units: str,
+    reduction: Reduction,
     progress: bool,
     cache_bytes: int,
     etags: Mapping[str, str],
 ) -> FetchResult:
-    run = await planning
-    _refuse_changed(run, etags)
+    run = replace(await planning, reduction=reduction)
+    if run.changed:
+        _forget_changed(run)
+    elif changed := find_changed(run.files, etags):
+        raise ImageryError(
+            f"{len(changed)} of {len(run.files.hrefs)} files changed on their server since they were first read; "
+            f"remove {run.root.parent} and fetch again, or let eo-cate fetch --refresh fetch what lies under them again"
+        )
     write_description(run.root, run.grid, run.bands, units)
     zones = sorted({int(zone) for zone in run.places["zone"] if zone})
     groups = [(period, zone) for period in run.footprints for zone in zones]
@@ -198,7 +212,8 @@ async def _fetch(
         folder = run.folder(period, zone)
         create_group(folder, run.grid.zone(zone), bands=run.bands, units=units, period=period, source=run.root.name)
         compact_manifest(folder)
-    cache = BlockCache(block_source, run.files, run.needs, capacity=cache_bytes, extent=run.extent)
+    room = _room(cache_bytes, len(run.bands))
+    cache = BlockCache(block_source, run.files, run.needs, capacity=room, extent=run.extent)
     await _work_off(run, cache, progress)
     for period, zone in groups:
         compact_manifest(run.folder(period, zone))
@@ -213,15 +228,30 @@ async def _fetch(
     )
 
 
-def _refuse_changed(run: Run, etags: Mapping[str, str]) -> None:
-    """Stop before pixels of two versions of a file come to lie in one store."""
-    found = {href: h.etag for href, h in run.files.headers.items() if isinstance(h, RasterHeader) and h.etag}
-    changed = sum(etags.get(href, etag) != etag for href, etag in found.items())
-    if changed:
-        raise ImageryError(
-            f"{changed} of {len(found)} files changed on their server since they were first read; remove "
-            f"{run.root.parent} and fetch again"
-        )
+def _room(cache_bytes: int, bands: int) -> int:
+    """Bytes for decoded blocks: fewer beside a shard of many bands, so that both together stay in bounds."""
+    shard = bands * SHARD_PX**2 * 4
+    return min(cache_bytes, max(CACHE_BYTES + _SHARD_BYTES - shard, _SHARD_BYTES))
+
+
+def _forget_changed(run: Run) -> None:
+    """Mark what is stored under changed files, for other sites and sources too: next time it is computed anew."""
+    every = [scene for index in run.footprints.values() for scene in index.scenes]
+    changed = Footprints([s for s in every if run.changed.intersection(scene_files(s, run.bands))], run.bands)
+    for root in sorted(path.parent for path in run.root.parent.glob("*/source.json")):
+        with nullcontext() if root == run.root else lock_store(root):
+            _mark_under(changed, root)
+
+
+def _mark_under(changed: Footprints, root: Path) -> None:
+    """Shards under some scenes lose their files and scenes in the manifest, so that nothing reads or keeps them."""
+    description = read_description(root)
+    assert description is not None
+    for folder, zone in stored_groups(root):
+        grid = description[0].zone(zone)
+        for shard, line in read_manifest(folder).items():
+            if changed.over_cells((zone, *shard), grid):
+                append_line(folder, {**line, "scenes": "", "files": {}})
 
 
 async def _work_off(run: Run, cache: BlockCache, progress: bool) -> None:
@@ -236,7 +266,7 @@ async def _work_off(run: Run, cache: BlockCache, progress: bool) -> None:
                 ahead = asyncio.create_task(cache.load(k + 1))
                 pinned.append(k + 1)
             try:
-                await asyncio.to_thread(_compute_shard, run, k, cache)
+                await compute_shard(run, k, cache)
             finally:
                 if ahead is not None:
                     await ahead
@@ -244,112 +274,6 @@ async def _work_off(run: Run, cache: BlockCache, progress: bool) -> None:
             rate = cache.fetched_bytes / 1e6 / max(time.monotonic() - start, 1e-9)
             bar.set_postfix_str(f"{rate:.1f} MB/s", refresh=False)
             bar.update()
-
-
-def _compute_shard(run: Run, k: int, cache: BlockCache) -> None:
-    """Reduce a shard tile by tile, write it, and say so in the manifest."""
-    work = run.works[k]
-    todo = run.todo(work)
-    uses, failed, warped = use_scenes(run, work, todo)
-    zone_grid, (zone, row, col) = run.grid.zone(work.shard[0]), work.shard
-    folder = run.folder(work.period, zone)
-    result = read_shard(folder, row, col) if work.keep else empty_composite(len(run.bands), todo.shape)
-    aligned = all(run.extent(k, asset.href) for use in uses for asset in scene_assets(use.scene, run.bands))
-    for where in _tiles(todo, cut=aligned):
-        top, left, shape = where[0].start, where[1].start, todo[where].shape
-        tile_grid = crop_grid(zone_grid, row * SHARD_PX + top, col * SHARD_PX + left, *shape)
-        observations = [
-            _observe(SceneUse(use.scene, use.pixels[where]), tile_grid, run, k, cache)
-            for use in uses
-            if use.pixels[where].any()
-        ]
-        tile = reduce_observations(
-            observations, asked=todo[where], failed=failed[where], warped=warped[where], bands=len(run.bands)
-        )
-        for part in fields(Composite):
-            stored, new = getattr(result, part.name)[..., *where], getattr(tile, part.name)
-            np.copyto(stored, new, where=todo[where])
-    _store_shard(run, work, result, cache.reasons(k) | run.header_reasons(work))
-
-
-def _tiles(todo: BoolArray, *, cut: bool) -> Iterator[tuple[slice, slice]]:
-    """The tiles of a shard that hold pixels to be computed.
-
-    ``cut``: each as small as its pixels allow. Interpolated pixels are computed in whole tiles, so that their last bits
-    do not depend on what else is asked for.
-    """
-    for top in range(0, SHARD_PX, TILE_PX):
-        for left in range(0, SHARD_PX, TILE_PX):
-            tile = todo[top : top + TILE_PX, left : left + TILE_PX]
-            rows, columns = np.flatnonzero(tile.any(axis=1)), np.flatnonzero(tile.any(axis=0))
-            if not len(rows):
-                continue
-            y, x = ((int(found[0]), int(found[-1]) + 1) if cut else (0, TILE_PX) for found in (rows, columns))
-            yield slice(top + y[0], top + y[1]), slice(left + x[0], left + x[1])
-
-
-def _store_shard(run: Run, work: ShardWork, composite: Composite, reasons: set[str]) -> None:
-    (zone, row, col), index = work.shard, run.footprints[work.period]
-    folder, asked = run.folder(work.period, zone), composite.state != NOT_ASKED
-    over = index.over_cells(work.shard, run.grid.zone(zone))
-    files = write_shard(folder, row, col, composite)
-    counts = {name: int((composite.state == s).sum()) for name, s in _COUNTED.items()}
-    line = {
-        "row": row,
-        "col": col,
-        "asked": digest(np.packbits(asked)),
-        "scenes": index.digest(over, asked),
-        "files": files,
-        "reasons": sorted(reasons)[:3] if counts["failed"] else [],
-        **counts,
-    }
-    append_line(folder, line)
-
-
-_COUNTED = {"valid": VALID, "nodata": NODATA, "failed": FAILED}
-
-
-def _observe(use: SceneUse, tile: Grid, run: Run, k: int, cache: BlockCache) -> Observation:
-    """A scene's scaled values and what its quality band says, on a tile."""
-    scene, failed = use.scene, np.zeros(tile.shape, dtype=np.bool_)
-    values = np.empty((len(run.bands), *tile.shape), dtype=np.float32)
-    quality = None
-    for j, asset in enumerate(scene_assets(scene, run.bands)):
-        header = run.files.headers[asset.href]
-        assert isinstance(header, RasterHeader)
-        nodata = header.nodata if header.nodata is not None else asset.nodata
-        is_mask = j == len(run.bands)
-        stored, broken = read_tile(header, nodata, _BlocksOf(cache, asset.href, k), tile, nearest=is_mask)
-        failed |= broken
-        if is_mask:
-            quality = stored
-        else:
-            values[j] = stored * np.float32(asset.scale) + np.float32(asset.offset)
-    if quality is None:
-        observed = np.asarray(np.isfinite(values).any(axis=0))
-        clear = observed
-    else:
-        observed = ~np.isnan(quality)
-        assert scene.mask_kind is not None
-        mask = clear_pixels(np.where(observed, quality, 0).astype(np.uint16), scene.mask_kind)
-        observed, clear = observed & mask.observed, mask.clear
-    pixels = use.pixels
-    return Observation(
-        values=values, observed=observed & pixels, clear=clear & observed & pixels, failed=failed & pixels
-    )
-
-
-class _BlocksOf:
-    """The blocks of one file that a shard needs, by row and column."""
-
-    def __init__(self, cache: BlockCache, href: str, shard: int) -> None:
-        header = cache.files.headers[href]
-        assert isinstance(header, RasterHeader)
-        self._cache, self._shard = cache, shard
-        self._start, self._columns = cache.files.starts[href], header.block_bytes.shape[1]
-
-    def __call__(self, row: int, column: int) -> Part | ReadFailure | None:
-        return self._cache.get(self._start + row * self._columns + column, self._shard)
 
 
 def _root(folder: Path, source: str, scenes_by_period: ScenesByPeriod) -> Path:

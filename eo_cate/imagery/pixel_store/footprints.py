@@ -133,5 +133,5 @@ def central_meridian(grid: Grid) -> float:
 
 def _scene_digest(scene: Scene, bands: Sequence[str]) -> str:
     assets = [scene.assets[band] for band in bands] + ([scene.mask] if scene.mask else [])
-    files = [[asset.href, asset.scale, asset.offset, asset.nodata] for asset in assets]
+    files = [[a.href, a.scale, a.offset, a.nodata, *([a.band] if a.band > 1 else [])] for a in assets]
     return digest(scene.scene_id, scene.acquired.isoformat(), files, scene.mask_kind, scene.crs)

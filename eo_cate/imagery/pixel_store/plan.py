@@ -9,11 +9,10 @@ from typing import Any
 
 import geopandas as gpd
 import numpy as np
-import pandas as pd
 
 from eo_cate.errors import ImageryError
-from eo_cate.imagery.pixel_store.assemble import covered_pixels, crop_grid, needed_blocks
-from eo_cate.imagery.pixel_store.blocks import Extent, OpenFiles
+from eo_cate.imagery.pixel_store.assemble import covered_pixels, needed_blocks
+from eo_cate.imagery.pixel_store.blocks import OpenFiles
 from eo_cate.imagery.pixel_store.composite import FAILED, NOT_ASKED
 from eo_cate.imagery.pixel_store.footprints import CELL_PX, Footprints, asked_cells, cells_to_pixels
 from eo_cate.imagery.pixel_store.layout import (
@@ -23,22 +22,19 @@ from eo_cate.imagery.pixel_store.layout import (
     read_shard,
     shard_matches,
 )
+from eo_cate.imagery.pixel_store.run import Run, ShardWork, scene_assets, scene_files
 from eo_cate.imagery.pixel_store.zones import (
-    SHARD_PX,
     PixelGrid,
     Shard,
     Windows,
     crs_zone,
     find_pixel_grid,
     group_by_shard,
-    northern,
-    pixel_offset,
     place_in_zones,
     windows_mask,
-    zone_epsg,
 )
 from eo_cate.imagery.scenes import Asset, BlockSource, RasterHeader, ReadFailure, Scene
-from eo_cate.types import BoolArray, Grid, IntArray
+from eo_cate.types import BoolArray, IntArray
 
 
 @dataclass(frozen=True)
@@ -50,99 +46,24 @@ class SceneUse:
 
 
 @dataclass(frozen=True)
-class ShardWork:
-    """A shard to be computed.
+class ShardScenes:
+    """The scenes above a shard; masks have shape (SHARD_PX, SHARD_PX).
 
     Parameters
     ----------
-    windows : first rows and first columns of the chips that touch it
-    keep : bool
-        Whether what is stored of it stays, and only pixels that are new or failed are computed.
+    own, others : list of SceneUse
+        Scenes of the shard's own zone, and of other zones, where these lie over pixels to be computed.
+    reached : bool array
+        Pixels under a footprint of an own scene; filled in only where there are others.
+    failed, others_failed : bool array
+        Pixels under an own scene, and under another zone's, that has a file whose header could not be read.
     """
 
-    period: str
-    shard: Shard
-    windows: Windows
-    keep: bool
-
-
-@dataclass(frozen=True)
-class FetchPlan:
-    """What a fetch will do: scenes to read, shards to compute and already stored, blocks and megabytes to fetch."""
-
-    scenes: int
-    shards: int
-    shards_stored: int
-    blocks: int
-    megabytes: float
-
-
-@dataclass(frozen=True)
-class Run:
-    """Everything that is known before the first pixel is fetched."""
-
-    root: Path
-    bands: tuple[str, ...]
-    grid: PixelGrid
-    size_px: int
-    places: pd.DataFrame
-    footprints: Mapping[str, Footprints]
-    files: OpenFiles
-    works: list[ShardWork]
-    needs: list[IntArray]
-    scenes: int
-    stored: int
-
-    def folder(self, period: str, zone: int) -> Path:
-        """The group of a period and zone."""
-        return group_folder(self.root, period, zone)
-
-    def shard_grid(self, shard: Shard) -> Grid:
-        """The grid of a shard's pixels."""
-        zone, row, col = shard
-        return crop_grid(self.grid.zone(zone), row * SHARD_PX, col * SHARD_PX, SHARD_PX, SHARD_PX)
-
-    def todo(self, work: ShardWork) -> BoolArray:
-        """The pixels of a shard that are to be computed."""
-        asked = windows_mask(work.shard, work.windows, self.size_px)
-        if not work.keep:
-            return asked
-        state = read_shard(self.folder(work.period, work.shard[0]), *work.shard[1:]).state
-        return np.asarray((asked & (state == NOT_ASKED)) | (state == FAILED), dtype=np.bool_)
-
-    def extent(self, k: int, href: str) -> Extent | None:
-        """The part of a file that lies in a shard; None where it is interpolated, from pixels beyond the shard too."""
-        header = self.files.headers[href]
-        assert isinstance(header, RasterHeader)
-        offset = pixel_offset(northern(header.grid), self.shard_grid(self.works[k].shard))
-        if offset is None:
-            return None
-        return offset[0], offset[0] + SHARD_PX, offset[1], offset[1] + SHARD_PX
-
-    def header_reasons(self, work: ShardWork) -> set[str]:
-        """Why files above a shard could not be opened."""
-        if not self.files.any_failed:
-            return set()
-        index = self.footprints[work.period]
-        scenes = [index.scenes[k] for k in index.over_cells(work.shard, self.grid.zone(work.shard[0]))]
-        headers = [self.files.headers.get(asset.href) for s in scenes for asset in scene_assets(s, self.bands)]
-        return {header.reason for header in headers if isinstance(header, ReadFailure)}
-
-    def summary(self) -> FetchPlan:
-        """The plan in numbers."""
-        numbers = np.unique(np.concatenate([*self.needs, np.empty(0, dtype=np.int64)]))
-        megabytes = self.files.compressed_bytes(numbers) / 1e6
-        return FetchPlan(self.scenes, len(self.works), self.stored, len(numbers), megabytes)
-
-
-def group_folder(root: Path, period: str, zone: int) -> Path:
-    """The group of a period and zone."""
-    return root / period / str(zone_epsg(zone))
-
-
-def scene_assets(scene: Scene, bands: Sequence[str]) -> list[Asset]:
-    """The files of a scene that are read: its bands, then its quality band where it has one."""
-    return [scene.assets[band] for band in bands] + ([scene.mask] if scene.mask else [])
+    own: list[SceneUse]
+    others: list[SceneUse]
+    reached: BoolArray
+    failed: BoolArray
+    others_failed: BoolArray
 
 
 async def plan_run(
@@ -154,8 +75,13 @@ async def plan_run(
     resolution_m: float | None,
     root: Path,
     block_source: BlockSource,
+    renewed: Mapping[str, str] | None = None,
 ) -> Run:
-    """Place the sites, look at what is stored, open the files that are needed, list their blocks."""
+    """Place the sites, look at what is stored, open the files that are needed, list their blocks.
+
+    ``renewed``: the files' noted ETags, when every file above the sites is to be opened, and shards under those that
+    have another one now are to be computed anew.
+    """
     _check_bands(scenes_by_period, bands)
     files = OpenFiles()
     grid = await _pixel_grid(scenes_by_period, bands, resolution_m, root, files, block_source)
@@ -163,6 +89,8 @@ async def plan_run(
     groups = group_by_shard(places, size_px)
     footprints = {period: Footprints(scenes, bands) for period, scenes in scenes_by_period.items()}
     run = Run(root, tuple(bands), grid, size_px, places, footprints, files, [], [], 0, 0)
+    if renewed is not None:
+        run = await _find_changed(run, groups, renewed, block_source)
     works, used, stored = [], set(), 0
     for period, index in footprints.items():
         manifests = {zone: read_manifest(run.folder(period, zone)) for zone in {shard[0] for shard in groups}}
@@ -176,17 +104,13 @@ async def plan_run(
             over = index.over_cells(shard, grid.zone(shard[0]))
             used |= {(period, scene) for scene, hit in over.items() if (hit & cells).any()}
     wanted = [footprints[period].scenes[scene] for period, scene in sorted(used)]
-    await files.open(block_source, [asset.href for scene in wanted for asset in scene_assets(scene, bands)])
+    await files.open(block_source, [asset for scene in wanted for asset in scene_assets(scene, bands)])
     needs = [_needs(run, work) for work in works]
     return replace(run, works=works, needs=needs, scenes=len(used), stored=stored)
 
 
-def use_scenes(run: Run, work: ShardWork, todo: BoolArray) -> tuple[list[SceneUse], BoolArray, BoolArray]:
-    """The scenes above a shard, its pixels that fail for want of a header, and those seen from another zone.
-
-    Scenes of another zone are used only where no footprint of the shard's own zone reaches. A file whose header could
-    not be read fails all pixels under its scene's footprint.
-    """
+def use_scenes(run: Run, work: ShardWork, todo: BoolArray) -> ShardScenes:
+    """The scenes above a shard's pixels, by zone, and the pixels that fail for want of a header."""
     index, shard = run.footprints[work.period], work.shard
     zone_grid, shard_grid = run.grid.zone(shard[0]), run.shard_grid(shard)
     over = {scene: todo & cells_to_pixels(cells) for scene, cells in index.over_cells(shard, zone_grid).items()}
@@ -194,29 +118,35 @@ def use_scenes(run: Run, work: ShardWork, todo: BoolArray) -> tuple[list[SceneUs
     headers = {scene: _first_header(run, index.scenes[scene]) for scene in over}
     own = [scene for scene in over if _in_zone(index.scenes[scene], headers[scene], shard[0])]
     others = [scene for scene in over if scene not in own]
-    uses, failed, covered, warped = [], *(np.zeros_like(todo) for _ in range(3))
+    found = ShardScenes([], [], *(np.zeros_like(todo) for _ in range(3)))
     for scene in own:
         header = headers[scene]
         inside = np.ones_like(todo) if header is None else covered_pixels(header, shard_grid)
         if header is None or others:
             under = index.pixels([scene], shard, zone_grid) & inside
-            covered |= under
-            failed |= under & todo if header is None else False
-        if header is not None:
-            uses.append(SceneUse(index.scenes[scene], over[scene] & inside))
+            found.reached[under] = True
+            if header is None:
+                found.failed[under & todo] = True
+        pixels = over[scene] & inside
+        if header is not None and pixels.any():
+            found.own.append(SceneUse(index.scenes[scene], pixels))
     for scene in others:
-        pixels = over[scene] & ~covered
         if headers[scene] is None:
-            failed |= pixels & index.pixels([scene], shard, zone_grid)
+            found.others_failed[over[scene] & index.pixels([scene], shard, zone_grid)] = True
         else:
-            uses.append(SceneUse(index.scenes[scene], pixels))
-            warped |= pixels
-    return [use for use in uses if use.pixels.any()], failed, warped
+            found.others.append(SceneUse(index.scenes[scene], over[scene]))
+    return found
+
+
+def narrow_uses(uses: Sequence[SceneUse], pixels: BoolArray) -> list[SceneUse]:
+    """The scenes that are read for some of these pixels, and for no others."""
+    narrowed = (SceneUse(use.scene, use.pixels & pixels) for use in uses)
+    return [use for use in narrowed if use.pixels.any()]
 
 
 def _first_header(run: Run, scene: Scene) -> RasterHeader | None:
     """The header of the scene's first band, None when any of its files could not be opened."""
-    headers = [run.files.headers[asset.href] for asset in scene_assets(scene, run.bands)]
+    headers = [run.files.headers[href] for href in scene_files(scene, run.bands)]
     if any(isinstance(header, ReadFailure) for header in headers):
         return None
     first = headers[0]
@@ -235,7 +165,7 @@ def _assess(
 ) -> ShardWork | None:
     """What a shard needs; None when all that is asked for is stored and no pixel of it failed."""
     line, folder = manifest.get(shard[1:]), run.folder(period, shard[0])
-    if line is None or not shard_matches(folder, *shard[1:], line):
+    if line is None or run.has_changed(period, shard) or not shard_matches(folder, *shard[1:], line):
         return ShardWork(period, shard, windows, keep=False)
     state = read_shard(folder, *shard[1:]).state
     over = index.over_cells(shard, run.grid.zone(shard[0]))
@@ -246,21 +176,52 @@ def _assess(
     return None if done else ShardWork(period, shard, windows, keep=True)
 
 
+async def _find_changed(
+    run: Run, groups: Mapping[Shard, Windows], noted: Mapping[str, str], block_source: BlockSource
+) -> Run:
+    """Open every file above the sites, and remember those whose ETag is not the one noted."""
+    above: dict[str, Asset] = {}
+    for index in run.footprints.values():
+        for shard, windows in groups.items():
+            cells = asked_cells(windows_mask(shard, windows, run.size_px))
+            over = index.over_cells(shard, run.grid.zone(shard[0]))
+            scenes = [index.scenes[k] for k, hit in over.items() if (hit & cells).any()]
+            above |= {a.href: a for scene in scenes for a in scene_assets(scene, run.bands)}
+    await run.files.open(block_source, list(above.values()))
+    unread = sum(isinstance(run.files.headers[href], ReadFailure) for href in above)
+    return replace(run, changed=find_changed(run.files, noted), unread=unread)
+
+
+def find_changed(files: OpenFiles, noted: Mapping[str, str]) -> frozenset[str]:
+    """Open files that are another version than the one noted; where there is no ETag nothing is known."""
+    return frozenset(
+        href
+        for href, header in files.headers.items()
+        if isinstance(header, RasterHeader) and header.etag and noted.get(href, header.etag) != header.etag
+    )
+
+
 def _needs(run: Run, work: ShardWork) -> IntArray:
-    """Numbers of the blocks that a shard needs, sorted."""
-    shard_grid = run.shard_grid(work.shard)
+    """Numbers of the blocks that a shard is known to need before its pixels are read, sorted."""
+    scenes = use_scenes(run, work, run.todo(work))
+    return list_blocks(run, work.shard, [*scenes.own, *narrow_uses(scenes.others, ~scenes.reached)])
+
+
+def list_blocks(run: Run, shard: Shard, uses: Sequence[SceneUse]) -> IntArray:
+    """Numbers of the blocks that scenes' pixels need, sorted."""
+    shard_grid = run.shard_grid(shard)
     numbers = [np.empty(0, dtype=np.int64)]
     needed: dict[tuple[Any, ...], BoolArray] = {}
-    for use in use_scenes(run, work, run.todo(work))[0]:
+    for use in uses:
         pixels = np.packbits(use.pixels).tobytes()
-        for asset in scene_assets(use.scene, run.bands):
-            header = run.files.headers[asset.href]
+        for href in scene_files(use.scene, run.bands):
+            header = run.files.headers[href]
             assert isinstance(header, RasterHeader)
             layout = header.grid, header.block_shape, pixels  # most files of a scene have one, often those of all dates
             if layout not in needed:
                 needed[layout] = needed_blocks(header, shard_grid, use.pixels, CELL_PX)
             blocks = np.nonzero(needed[layout] & (header.block_bytes > 0))  # an absent block is nodata
-            numbers.append(run.files.number(asset.href, *blocks))
+            numbers.append(run.files.number(href, *blocks))
     return np.unique(np.concatenate(numbers))
 
 
@@ -283,7 +244,7 @@ async def _pixel_grid(
             )
         return grid
     scenes = [scene for period in scenes_by_period.values() for scene in period]
-    await files.open(block_source, [scene.assets[band].href for scene in scenes for band in bands])
+    await files.open(block_source, [scene.assets[band] for scene in scenes for band in bands])
     opened = []
     for band in bands:
         headers = [files.headers[scene.assets[band].href] for scene in scenes]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from eo_cate.errors import ImageryError, StoreError
 from eo_cate.imagery.pixel_store.composite import FAILED, NOT_ASKED
 from eo_cate.imagery.pixel_store.layout import Manifest, manifest_path, read_description, read_manifest, shard_matches
-from eo_cate.imagery.pixel_store.plan import group_folder
+from eo_cate.imagery.pixel_store.run import group_folder
 from eo_cate.imagery.pixel_store.windows import read_windows
 from eo_cate.imagery.pixel_store.zones import NO_ZONE, Shard, group_by_shard, place_in_zones
 from eo_cate.store import digest

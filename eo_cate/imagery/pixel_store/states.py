@@ -12,7 +12,7 @@ import pandas as pd
 from eo_cate.imagery.pixel_store.composite import FAILED, NODATA, VALID
 from eo_cate.imagery.pixel_store.footprints import Footprints, to_degrees
 from eo_cate.imagery.pixel_store.layout import read_manifest
-from eo_cate.imagery.pixel_store.plan import group_folder
+from eo_cate.imagery.pixel_store.run import group_folder
 from eo_cate.imagery.pixel_store.windows import Slabs, read_windows
 from eo_cate.imagery.pixel_store.zones import NO_ZONE, SHARD_PX, PixelGrid
 from eo_cate.types import Grid, IntArray
@@ -30,8 +30,8 @@ def describe_sites(
 
     ``state``: ``complete``, ``cloudy`` (seen, but never clear), ``partly covered``, ``off imagery``, ``failed`` or
     ``no UTM zone``. ``valid``, ``cloudy``, ``uncovered``, ``failed``, ``warped`` are shares of the chip's pixels
-    (warped: valid, seen from another UTM zone only); ``scenes`` lie over the chip; ``least_clear`` and ``median_clear``
-    count clear observations per pixel.
+    (warped: valid, clear in scenes of another UTM zone only); ``scenes`` lie over the chip; ``least_clear`` and
+    ``median_clear`` count clear observations per pixel.
     """
     ids, zones = places.index.tolist(), places["zone"].to_numpy(np.int64)
     rows: list[dict[str, Any]] = []

@@ -190,12 +190,12 @@ class RangeClient:
                 self.count(retries=1)
             except (_TransientError, aiohttp.ClientError, TimeoutError, asyncio.IncompleteReadError) as error:
                 attempt += 1
+                retry_after_s = getattr(error, "retry_after_s", None)
                 if attempt >= self.retry.attempts or isinstance(error, aiohttp.ClientSSLError | aiohttp.InvalidURL):
-                    raise ImageryError(f"{describe(href)}: {_reason(error)}, in {attempt} attempts") from None
+                    why = self.retry.describe_end(_reason(error), attempt, retry_after_s)
+                    raise ImageryError(f"{describe(href)}: {why}") from None
                 self.count(retries=1)
-                await asyncio.sleep(
-                    self.retry.wait_s(attempt, getattr(error, "retry_after_s", None), self._rng),
-                )
+                await asyncio.sleep(self.retry.wait_s(attempt, retry_after_s, self._rng))
 
     async def _request(self, href: str, link: str, span: tuple[int, int] | None) -> RangeReply:
         """One request and its redirects."""

@@ -51,6 +51,16 @@ class RetryPolicy:
         jitter = float(rng.uniform(0.0, min(self.cap_s, self.base_s * 2.0 ** (attempt - 1))))
         return jitter if retry_after_s is None else min(retry_after_s, self.retry_after_cap_s) + jitter
 
+    def describe_end(self, reason: str, attempts: int, retry_after_s: float | None) -> str:
+        """What to say of a request that is given up."""
+        text = f"{reason}, in {attempts} attempts"
+        if retry_after_s is None or retry_after_s <= self.retry_after_cap_s:
+            return text
+        return (
+            f"{text}; the server asks to wait {retry_after_s:,.0f} s, of which at most {self.retry_after_cap_s:g} are "
+            "waited each time: run again later"
+        )
+
 
 def parse_retry_after(value: str | None, now: dt.datetime | None = None) -> float | None:
     """Seconds that a Retry-After header asks for (a number, or an HTTP date); None when it is absent or nonsense."""

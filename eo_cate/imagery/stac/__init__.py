@@ -8,6 +8,7 @@ from eo_cate.imagery.stac.freeze import (
     SearchRequest,
     StaleFreeze,
     freeze_scenes,
+    read_etags,
     read_frozen,
     record_etags,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "freeze_scenes",
     "keep_touching",
     "make_request",
+    "read_etags",
     "read_frozen",
     "record_etags",
     "refuse_late",

@@ -17,6 +17,7 @@ from eo_cate.imagery.stac.freeze import (
     SearchRequest,
     StaleFreeze,
     freeze_scenes,
+    read_etags,
     read_frozen,
 )
 from eo_cate.imagery.stac.links import CheckUrl, is_web
@@ -39,7 +40,7 @@ class CollectedScenes:
     searched : str
         Why a catalogue was searched; empty: the frozen scenes were read.
     etags : mapping of str to str
-        Link -> what its server called the version of the file that was first read.
+        Link -> what its server called the version of the file that was first read, in this search or an earlier one.
     """
 
     scenes: Mapping[str, tuple[Scene, ...]]
@@ -107,7 +108,7 @@ def collect_scenes(
     treatment_start : date
         First day of the programme.
     refresh : bool
-        Search even where the frozen scenes answer.
+        Search even where the frozen scenes answer. What was noted of the files' versions is kept.
     check_url : callable, optional
         As in `search.search_cells`.
 
@@ -119,9 +120,11 @@ def collect_scenes(
     answer = StaleFreeze("asked to search anew") if refresh else read_frozen(path, request)
     searched = answer.reason if isinstance(answer, StaleFreeze) else ""
     if isinstance(answer, StaleFreeze):
+        etags, lost = _noted_etags(path)
+        searched += lost
         found = {period.name: _search(request, period, check_url) for period in request.periods}
-        freeze_scenes(path, found, request)
-        answer = FrozenScenes({n: f.scenes for n, f in found.items()}, {n: f.notes for n, f in found.items()}, {})
+        freeze_scenes(path, found, request, etags=etags)
+        answer = FrozenScenes({n: f.scenes for n, f in found.items()}, {n: f.notes for n, f in found.items()}, etags)
     for period in request.periods:
         if not period.post_treatment_for_description_only:
             refuse_late(answer.scenes[period.name], treatment_start)
@@ -131,6 +134,14 @@ def collect_scenes(
         why = "; ".join(note for name in empty for note in answer.notes[name]) or "the search found nothing"
         raise ImageryError(f"no scene above the sites in the periods {empty} ({why}): widen the dates or the filters")
     return CollectedScenes(scenes, answer.notes, searched, answer.etags)
+
+
+def _noted_etags(path: Path) -> tuple[dict[str, str], str]:
+    """What was noted of the files' versions, and what to say where a damaged manifest hides it."""
+    try:
+        return read_etags(path), ""
+    except ImageryError:
+        return {}, "; which versions of the files the stored pixels are of is no longer known"
 
 
 def _search(request: SearchRequest, period: SearchPeriod, check_url: CheckUrl | None) -> FoundScenes:

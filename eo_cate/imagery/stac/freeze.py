@@ -88,7 +88,9 @@ class StaleFreeze:
     reason: str
 
 
-def freeze_scenes(path: Path, found: Mapping[str, FoundScenes], request: SearchRequest) -> None:
+def freeze_scenes(
+    path: Path, found: Mapping[str, FoundScenes], request: SearchRequest, *, etags: Mapping[str, str] | None = None
+) -> None:
     """Write the manifest, whole or not at all.
 
     Parameters
@@ -99,6 +101,8 @@ def freeze_scenes(path: Path, found: Mapping[str, FoundScenes], request: SearchR
         Period -> scenes of all cells of the request, not only those of today's sites.
     request : SearchRequest
         What was asked.
+    etags : mapping of str to str, optional
+        What was noted of files before (`read_etags`): a new search does not change what their pixels were read from.
     """
     body = {
         "format": FORMAT,
@@ -107,7 +111,7 @@ def freeze_scenes(path: Path, found: Mapping[str, FoundScenes], request: SearchR
             name: {"notes": list(one.notes), "scenes": [_scene_to_json(scene) for scene in one.scenes]}
             for name, one in found.items()
         },
-        "etags": {},
+        "etags": dict(sorted((etags or {}).items())),
     }
     _write(path, body)
 
@@ -138,8 +142,19 @@ def read_frozen(path: Path, request: SearchRequest) -> FrozenScenes | StaleFreez
     return FrozenScenes(scenes, notes, dict(body["etags"]))
 
 
-def record_etags(path: Path, etags: Mapping[str, str]) -> tuple[str, ...]:
-    """Note what the server calls the version of each file, once; what was noted first stays.
+def read_etags(path: Path) -> dict[str, str]:
+    """Link -> noted ETag, whatever was asked when it was noted; empty before anything was frozen.
+
+    Raises
+    ------
+    ImageryError
+        When the manifest is damaged, or was changed by hand.
+    """
+    return dict(_read(path)["etags"]) if path.exists() else {}
+
+
+def record_etags(path: Path, etags: Mapping[str, str], *, renew: bool = False) -> tuple[str, ...]:
+    """Note what the server calls the version of each file, once; what was noted first stays, unless it is renewed.
 
     Parameters
     ----------
@@ -147,6 +162,8 @@ def record_etags(path: Path, etags: Mapping[str, str]) -> tuple[str, ...]:
         The manifest.
     etags : mapping of str to str
         Link as the scene has it (not signed) -> ETag; empty ETags are passed over.
+    renew : bool
+        Whether what was read under noted ETags was read again under these.
 
     Returns
     -------
@@ -170,7 +187,7 @@ def record_etags(path: Path, etags: Mapping[str, str]) -> tuple[str, ...]:
         raise ImageryError(f"{path}: {unknown} of {len(etags)} links with an ETag belong to no frozen scene")
     noted = body["etags"]
     changed = tuple(sorted(href for href, etag in etags.items() if etag and noted.get(href, etag) != etag))
-    added = {href: etag for href, etag in etags.items() if etag and href not in noted}
+    added = {href: etag for href, etag in etags.items() if etag and (renew or href not in noted)}
     if added:
         _write(path, {**body, "etags": dict(sorted({**noted, **added}.items()))})
     return changed

@@ -12,6 +12,7 @@ from shapely.geometry import shape
 from shapely.geometry.base import BaseGeometry
 
 from eo_cate.errors import ImageryError
+from eo_cate.imagery.remote.tiff import MAX_BANDS
 from eo_cate.imagery.scenes import Asset, MaskKind, Scene
 from eo_cate.imagery.stac.areas import wrap_longitudes
 from eo_cate.imagery.stac.links import resolve_href
@@ -56,7 +57,7 @@ def read_item(item: Json, bands: Sequence[str], *, base: str, licence: str = "")
     item : JSON of an item
         Of STAC 1.0 or 1.1.
     bands : sequence of str
-        Common names or asset keys.
+        Common names or asset keys; a band of an asset with several: KEY:NAME or KEY:NUMBER, counted from 1.
     base : str
         The item's address, on which relative links hang.
     licence : str
@@ -74,16 +75,19 @@ def read_item(item: Json, bands: Sequence[str], *, base: str, licence: str = "")
     if times is None or footprint is None or not item_id:
         return "no date, footprint or id"
     preset = COLLECTIONS.get(collection)
-    files = {band: _find_asset(item, band, preset) for band in bands}
-    absent = [band for band, file in files.items() if file is None]
+    places = {band: _find_band(item, band, preset) for band in bands}
+    absent = [band for band, place in places.items() if place is None]
     if absent:
-        return f"no band {', '.join(absent)} among the assets {sorted(item.get('assets') or {})}"
+        more = f" and {len(absent) - 8} more" if len(absent) > 8 else ""
+        return f"no band {', '.join(absent[:8])}{more} among the assets {_name_assets(item)}"
     remarks: list[str] = []
     assets = {
-        band: _read_asset(file, band, properties, times[1].date(), preset, base, remarks)
-        for band, file in files.items()
-        if file is not None
+        band: _read_asset(place, band, properties, times[1].date(), preset, base, remarks)
+        for band, place in places.items()
+        if place is not None
     }
+    if any(asset.count != 1 for asset in assets.values()) and not properties.get("end_datetime"):
+        remarks.append("a moment and no span is stated: a product of a year holds that year to its end, check it")
     mask, mask_kind = _find_mask(item, preset, base)
     if mask is None:
         remarks.append("no quality band that is understood: clouds are not masked")
@@ -107,12 +111,20 @@ def read_item(item: Json, bands: Sequence[str], *, base: str, licence: str = "")
 
 
 def _read_times(properties: Json) -> tuple[dt.datetime, dt.datetime] | None:
-    """First and last moment, UTC."""
-    single = properties.get("datetime")
+    """First and last moment that the pixels hold, UTC: of the span where one is stated, whatever ``datetime`` says.
+
+    A span of whole months from midnight to midnight ends before the second: its last day is the one before.
+    """
+    stated = [properties.get(key) for key in ("datetime", "start_datetime", "end_datetime")]
     try:
-        first, last = (_utc(single or properties[key]) for key in ("start_datetime", "end_datetime"))
-    except (KeyError, TypeError, ValueError):
+        moments = [_utc(text) for text in stated if text is not None]
+    except (TypeError, ValueError):
         return None
+    if not moments or (stated[0] is None and len(moments) < 2):
+        return None
+    first, last = min(moments), max(moments)
+    if first < last and first.day == last.day and first.time() == last.time() == dt.time():
+        last -= dt.timedelta.resolution
     return first, last
 
 
@@ -176,13 +188,51 @@ def _find_asset(item: Json, band: str, preset: CollectionPreset | None) -> Json 
     return dict(next(iter(found.values()))) if found else None
 
 
+@dataclass(frozen=True)
+class _Place:
+    """Where a band is: its asset, what the item says of the band, its number in the file and how many there are."""
+
+    asset: Json
+    band: Json
+    number: int = 1
+    count: int = 1
+
+
+def _find_band(item: Json, band: str, preset: CollectionPreset | None) -> _Place | None:
+    """A file of one band, or KEY:NAME: a band of an asset by its name, its common name or its number."""
+    whole = _find_asset(item, band, preset)
+    if whole is not None:
+        return _Place(whole, next(_bands_of(whole), {}))
+    key, _, name = band.rpartition(":")
+    asset = (item.get("assets") or {}).get(key)
+    if asset is None:
+        return None
+    listed = list(_bands_of(asset))
+    for field in ("name", "eo:common_name", "common_name"):
+        found = [k for k, one in enumerate(listed) if one.get(field) == name]
+        if len(found) > 1:
+            raise ImageryError(f"item {item.get('id')}: the name {band!r} means several bands; write their numbers")
+        if found:
+            return _Place(asset, listed[found[0]], found[0] + 1, len(listed))
+    number = int(name) if name.isascii() and name.isdigit() else 0
+    if not 1 <= number <= (len(listed) or MAX_BANDS):
+        return None
+    return _Place(asset, listed[number - 1] if listed else {}, number, len(listed))
+
+
+def _name_assets(item: Json) -> list[str]:
+    """Keys of the assets, with the number of bands where there are several."""
+    numbers = {key: len(list(_bands_of(asset))) for key, asset in (item.get("assets") or {}).items()}
+    return [f"{key} ({count} bands)" if count > 1 else key for key, count in sorted(numbers.items())]
+
+
 def _is_raster(asset: Json) -> bool:
     roles, kind = asset.get("roles") or (), str(asset.get("type") or "")
     return not kind.startswith(_NOT_RASTERS) and not {"thumbnail", "overview", "metadata"} & set(roles)
 
 
 def _read_asset(
-    asset: Json,
+    place: _Place,
     band: str,
     properties: Json,
     day: dt.date,
@@ -190,7 +240,7 @@ def _read_asset(
     base: str,
     remarks: list[str],
 ) -> Asset:
-    stated: Json = {**_plain(asset), **_plain(next(_bands_of(asset), {}))}
+    stated: Json = {**_plain(place.asset), **_plain(place.band)}
     default = (preset.other_scales.get(band) or (preset.scale, preset.offset)) if preset else (1.0, 0.0)
     scale, offset = stated.get("scale", default[0]), stated.get("offset", default[1])
     if preset is not None and preset.mask_kind == "sentinel2_scl" and preset.names_of(band) != {band}:
@@ -198,7 +248,8 @@ def _read_asset(
         if not known:
             remarks.append("neither an offset nor a processing baseline is stated: told by the date (2022-01-25)")
     nodata = stated.get("nodata", preset.nodata if preset else None)
-    return Asset(resolve_href(str(asset["href"]), base), scale, offset, nodata)
+    href = resolve_href(str(place.asset["href"]), base)
+    return Asset(href, scale, offset, nodata, place.number, place.count)
 
 
 def _plain(source: Json) -> dict[str, float]:

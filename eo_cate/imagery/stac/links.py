@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-import ipaddress
-import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 from urllib.parse import parse_qsl, urljoin, urlsplit, urlunsplit
 from urllib.request import url2pathname
-
-import requests
-from pystac_client.stac_api_io import StacApiIO
-from requests.adapters import HTTPAdapter
-from urllib3 import Retry
 
 from eo_cate.errors import ImageryError
 from eo_cate.imagery.remote.hosts import HostPolicy
@@ -21,8 +13,6 @@ from eo_cate.imagery.remote.hosts import HostPolicy
 CheckUrl = Callable[[str], object]
 """Raises ImageryError for an address that must not be asked, as `remote.hosts.HostPolicy.check` does."""
 
-TIMEOUT_S = (10.0, 60.0)
-_RETRIED = (429, 500, 502, 503, 504)
 _SIGNATURES = {"sig", "signature", "x-amz-signature", "x-goog-signature"}
 
 
@@ -103,57 +93,3 @@ def check_local(path: str | Path, root: Path) -> None:
     """
     if not Path(path).resolve().is_relative_to(root):
         raise ImageryError(f"{path}: lies outside of the catalogue's folder {root}, and is not read")
-
-
-class _CheckedSession(requests.Session):
-    """A session that checks every request, those after a redirect and those of a next page included."""
-
-    def __init__(self, home: str, check_url: CheckUrl | None) -> None:
-        super().__init__()
-        self._home, self._check_url = home, check_url
-
-    def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
-        url = request.url or ""
-        check_address(url, home=self._home)
-        if urlsplit(url).netloc != urlsplit(self._home).netloc:
-            _refuse_private(url, self._home)
-            if self._check_url is not None:
-                self._check_url(url)
-        return super().send(request, **kwargs)
-
-
-def _refuse_private(url: str, home: str) -> None:
-    host = urlsplit(url).hostname or ""
-    try:
-        found = {str(entry[4][0]) for entry in socket.getaddrinfo(host, None)}
-    except OSError:
-        return  # no such host: the request fails by itself
-    for number in found:
-        _policy(url, home).check_address(ipaddress.ip_address(number.partition("%")[0]), host)
-
-
-def open_session(home: str, *, check_url: CheckUrl | None = None, retries: int = 5) -> StacApiIO:
-    """A reader of JSON over HTTP for a catalogue at ``home``.
-
-    429 and 5xx and lost connections are tried again with growing pauses and jitter, as Retry-After says where it does.
-    The catalogue's own host (and port) may be anything the user named; where it redirects or links to must be public.
-
-    Raises
-    ------
-    ImageryError
-        When the address is not one that is read.
-    """
-    check_address(home, home=home)
-    io = StacApiIO(timeout=TIMEOUT_S, max_retries=None)
-    io.session = _CheckedSession(home, check_url)
-    retry = Retry(
-        total=retries,
-        status_forcelist=_RETRIED,
-        allowed_methods=None,  # a search by POST changes nothing: it may be repeated
-        backoff_factor=0.5,
-        backoff_jitter=0.5,
-        raise_on_status=False,
-    )
-    for scheme in ("http://", "https://"):
-        io.session.mount(scheme, HTTPAdapter(max_retries=retry))
-    return io

@@ -15,9 +15,10 @@ from pystac_client.stac_api_io import StacApiIO
 from eo_cate.errors import ImageryError
 from eo_cate.imagery.stac.areas import Cell, cells_area, degree_cells, keep_touching, merge_cells
 from eo_cate.imagery.stac.items import Json
-from eo_cate.imagery.stac.links import CheckUrl, check_address, is_web, open_session
+from eo_cate.imagery.stac.links import CheckUrl, check_address, is_web
 from eo_cate.imagery.stac.presets import api_address
 from eo_cate.imagery.stac.select import FoundScenes, Wanted, select_items
+from eo_cate.imagery.stac.session import open_session
 from eo_cate.types import FloatArray
 
 MAX_ITEMS = 200_000
@@ -49,7 +50,7 @@ def search_cells(
     check_url : callable, optional
         Raises ImageryError for addresses, other than the API's own host, that must not be asked.
     stac_io : StacApiIO, optional
-        Another reader than `links.open_session`.
+        Another reader than `session.open_session`.
 
     Raises
     ------

@@ -16,9 +16,10 @@ from pystac_client.stac_api_io import StacApiIO
 from eo_cate.errors import ImageryError
 from eo_cate.imagery.stac.areas import Cell, cells_area
 from eo_cate.imagery.stac.items import Json
-from eo_cate.imagery.stac.links import CheckUrl, check_address, check_local, is_web, open_session
+from eo_cate.imagery.stac.links import CheckUrl, check_address, check_local, is_web
 from eo_cate.imagery.stac.search import licence_text
 from eo_cate.imagery.stac.select import FoundScenes, Wanted, select_items
+from eo_cate.imagery.stac.session import open_session
 
 MAX_DOCUMENTS = 500_000
 _AT_ONCE = 8
