@@ -27,6 +27,9 @@ def main() -> None:
         print(f"Beyond the trial\n\n{print_region(result.inputs.region)}\n")
     print("The same design over 20 seeds, one fold order each (`python pipelines/demo_seeds.py` makes it anew):\n")
     print(pd.read_csv(REPO / "docs" / "demo_seeds.csv").round(2).to_string(index=False, na_rep=""))
+    print("\nBeyond the trial over 10 seeds (`python pipelines/beyond_seeds.py`; docs/beyond.md says what is what):\n")
+    beyond = pd.read_csv(REPO / "docs" / "beyond.csv").query("level_slope == 0 and not measure.str.contains('places')")
+    print(beyond[["measure", "mean", "mc_error", "min", "max"]].round(2).to_string(index=False, na_rep=""))
     print(f"\nReport: {result.report}")
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import geopandas as gpd
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 from eo_cate.errors import StoreError
@@ -22,6 +23,7 @@ from eo_cate.store import write_atomic
 FILES = (
     "maps/region.tif", "maps/region.html", "maps/region.png", "maps/region.pdf", "tables/regions.csv",
     "tables/regions.tex", "tables/regions.dta", "tables/regions.gpkg", "tables/risk_coverage.csv",
+    "tables/risk_coverage.tex",
     *(f"figures/{name}.{kind}" for name in ("overlap", "risk_coverage") for kind in ("png", "pdf")),
 )  # fmt: skip
 ZARR = "maps/region.zarr"
@@ -36,11 +38,9 @@ def table_files(shown: RegionShown) -> dict[str, bytes]:
         "tables/regions.dta": to_stata(shown.table),
     }
     if shown.risk is not None:
-        risk = shown.risk
         columns = ("share", "risk", "std_err", "uncertainty", "best_risk")
-        import pandas as pd
-
-        files["tables/risk_coverage.csv"] = to_csv(pd.DataFrame({name: getattr(risk, name) for name in columns}))
+        curve = pd.DataFrame({name: getattr(shown.risk, name) for name in columns})
+        files |= {"tables/risk_coverage.csv": to_csv(curve), "tables/risk_coverage.tex": to_latex(curve)}
     return files
 
 
