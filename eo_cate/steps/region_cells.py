@@ -32,7 +32,7 @@ STAGE, VERSION = "cells", 2
 class PointReader(ChipReader, Protocol):
     """A reader that can be pointed at any place on earth."""
 
-    def with_points(self, points: pd.DataFrame) -> ChipReader:
+    def with_points(self, points: pd.DataFrame) -> PointReader:
         """The same pixels above these points: index place_id, columns longitude and latitude."""
         ...
 
@@ -41,12 +41,13 @@ class PointReader(ChipReader, Protocol):
 class CellShard:
     """A block of cells: everything that their predictions need, no pixels.
 
-    ``encoders`` come with their options; ``sequence`` says how periods are joined, ``missing`` what
-    may be missing.
+    ``points`` are a slice of the region's cells, index cell_id: readers know them only while the block is worked on, so
+    that memory holds no more than the cells themselves. ``encoders`` come with their options; ``sequence`` says how
+    periods are joined, ``missing`` what may be missing.
     """
 
-    readers: Mapping[str, ChipReader]
-    cell_ids: tuple[str, ...]
+    readers: Mapping[str, PointReader]
+    points: pd.DataFrame
     model: MapModel
     space: TrainingSpace
     columns: tuple[int, ...]
@@ -54,6 +55,15 @@ class CellShard:
     encoders: tuple[tuple[EncoderSpec, dict[str, Any]], ...]
     sequence: dict[str, Any]
     missing: dict[str, Any]
+
+    @property
+    def cell_ids(self) -> list[str]:
+        """In the order of the block's values."""
+        return list(self.points.index)
+
+    def point(self) -> dict[str, ChipReader]:
+        """The readers above these cells."""
+        return {period: reader.with_points(self.points) for period, reader in self.readers.items()}
 
 
 @dataclass(frozen=True)
@@ -82,10 +92,12 @@ def predict_region(
     """Embed and predict every cell, block by block; a run that was stopped goes on from the blocks that it stored."""
     columns, encoders = tuple(model.moderators[0]), list_encoders(run)
     scales = tuple(run.config.embeddings.scales)
+    points = region.cells[["longitude", "latitude"]]
+    nowhere = {period: reader.with_points(points.iloc[:0]) for period, reader in _require_points(readers).items()}
     shards = [
         CellShard(
-            places,
-            tuple(ids),
+            nowhere,
+            points.iloc[start : start + block_cells],
             model,
             space,
             columns,
@@ -94,7 +106,7 @@ def predict_region(
             sequence_options(run),
             missing_options(run.config),
         )
-        for places, ids in cut_blocks(readers, region.cells, block_cells)
+        for start in range(0, len(points), block_cells)
     ]
     about_space = digest(space.points, space.center, space.scale, space.threshold, np.array(columns))
     settings = [(_digest(spec, options), options, scales) for spec, options in encoders]
@@ -114,7 +126,7 @@ def list_encoders(run: Run) -> tuple[tuple[EncoderSpec, dict[str, Any]], ...]:
 
 
 def _digests(shard: CellShard) -> list[str]:
-    return [reader.digest for reader in shard.readers.values()]
+    return [reader.digest for reader in shard.point().values()]
 
 
 def _digest(spec: EncoderSpec, options: Mapping[str, Any]) -> str:
@@ -125,54 +137,36 @@ def _digest(spec: EncoderSpec, options: Mapping[str, Any]) -> str:
     return open_spec(spec, side, options["seed"]).digest
 
 
-def cut_blocks(
-    readers: Mapping[str, ChipReader], cells: pd.DataFrame, size: int
-) -> list[tuple[Mapping[str, ChipReader], Sequence[str]]]:
-    """Readers and cell ids for each block of cells, neighbours together.
-
-    Raises
-    ------
-    ImageryError
-        When the imagery has no place for points that are not the trial's sites.
-    """
+def _require_points(readers: Mapping[str, ChipReader]) -> Mapping[str, PointReader]:
+    """The readers, which must have a place for points that are not the trial's sites."""
     if not all(isinstance(reader, PointReader) for reader in readers.values()):
         raise ImageryError(
             "extrapolate: chips cut beforehand show the trial's sites only; cells elsewhere need imagery.source "
             "rasters or stac"
         )
-    parts = [cells.iloc[start : start + size] for start in range(0, len(cells), size)]
-    pointed = cast(Mapping[str, PointReader], readers)
-    return [
-        (
-            {period: reader.with_points(part[["longitude", "latitude"]]) for period, reader in pointed.items()},
-            list(part.index),
-        )
-        for part in parts
-    ]
+    return cast(Mapping[str, PointReader], readers)
 
 
 def predict_block(shard: CellShard) -> Arrays:
     """`CellValues` of one block, as arrays by name."""
-    ids = list(shard.cell_ids)
-    complete = np.all(
-        [complete_sites(r, ids, max(shard.scales), **shard.missing) for r in shard.readers.values()], axis=0
-    )
+    ids, readers = shard.cell_ids, shard.point()
+    complete = np.all([complete_sites(r, ids, max(shard.scales), **shard.missing) for r in readers.values()], axis=0)
     known = np.flatnonzero(complete)
     values: dict[str, NDArray[Any]] = {
         name: np.full(len(ids), np.nan) for name in ("tau_hat", "std_err", "dissimilarity", "local_point_density")
     }
     values["moderators"] = np.full((len(ids), len(shard.columns)), np.nan, dtype=np.float32)
     if len(known):
-        for name, found in _predict_known(shard, [ids[i] for i in known]).items():
+        for name, found in _predict_known(shard, readers, [ids[i] for i in known]).items():
             values[name][known] = found
     return values
 
 
-def _predict_known(shard: CellShard, ids: list[str]) -> Mapping[str, NDArray[Any]]:
+def _predict_known(shard: CellShard, readers: Mapping[str, ChipReader], ids: list[str]) -> Mapping[str, NDArray[Any]]:
     embeddings = {}
     for spec, options in shard.encoders:
         embeddings[spec.name] = embed_sequence(
-            shard.readers,
+            readers,
             ids,
             encoder=spec,
             scales=shard.scales,
