@@ -12,18 +12,17 @@ from numpy.typing import NDArray
 from eo_cate.assets import asset
 
 
-@runtime_checkable
-class Encoder(Protocol):
-    """Images to features, one row per image, whatever else is in the batch."""
+class Model(Protocol):
+    """What is known of an opened model, of images or of sequences."""
 
     @property
     def name(self) -> str:
-        """Name in the registry."""
+        """Name in the registry, or for messages."""
         ...
 
     @property
     def dim(self) -> int:
-        """Features per image."""
+        """Features per image, or per sequence."""
         ...
 
     @property
@@ -33,8 +32,13 @@ class Encoder(Protocol):
 
     @property
     def digest(self) -> str:
-        """sha256 over weights and the version of the preprocessing: the content address of what `encode` computes."""
+        """sha256 over weights and the version of the preprocessing: the content address of what it computes."""
         ...
+
+
+@runtime_checkable
+class Encoder(Model, Protocol):
+    """Images to features, one row per image, whatever else is in the batch."""
 
     def encode(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """(b, band, y, x) float32 in [0, 1] -> (b, dim) float32, finite."""
@@ -51,28 +55,8 @@ class TokenEncoder(Encoder, Protocol):
 
 
 @runtime_checkable
-class SequenceEncoder(Protocol):
+class SequenceEncoder(Model, Protocol):
     """All periods of a place to one row of features: a video model. One's own (``python:MODULE:NAME``) may be one."""
-
-    @property
-    def name(self) -> str:
-        """Name for messages."""
-        ...
-
-    @property
-    def dim(self) -> int:
-        """Features per sequence."""
-        ...
-
-    @property
-    def input_px(self) -> int | None:
-        """Side that every chip is resized to; None: chips come at their own size."""
-        ...
-
-    @property
-    def digest(self) -> str:
-        """As of `Encoder`."""
-        ...
 
     def encode_sequence(self, images: NDArray[np.float32], years: NDArray[np.float64]) -> NDArray[np.float32]:
         """(b, time, band, y, x) float32 in [0, 1], years (time,) -> (b, dim) float32, finite.

@@ -16,11 +16,11 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from eo_cate import evaluation, multiscale
-from eo_cate.errors import EoCateError
 from eo_cate.estimators import CausalForest, halves_agreement
 from eo_cate.executor import Executor
 from eo_cate.shards import Arrays, compute_stored
 from eo_cate.simulation.demo_seeds import SPACING_PX, Landscape
+from eo_cate.simulation.pages import replace_part
 from eo_cate.simulation.village_trial import DemoTrial, VillageDesign, draw_trial
 from eo_cate.stats.nuisances import fit_nuisances
 from eo_cate.steps.estimators import ENGINE
@@ -33,7 +33,6 @@ VILLAGES = (150, 300, 1000)
 COMPONENTS = (0, 10, 20, 50)
 """Kept per scale; 0: the embeddings themselves."""
 NUM_TREES = 10_000
-BEGIN, END = "<!-- components: begin -->", "<!-- components: end -->"
 METRICS = ("correlation", "share", "unsampled", "agreement")
 
 
@@ -90,13 +89,7 @@ def write_components(summary: pd.DataFrame, folder: Path, *, command: str) -> No
         When the page lacks the marks.
     """
     write_atomic(folder / "forest_components.csv", summary.round(4).to_csv(index=False, lineterminator="\n").encode())
-    page = folder / "forest.md"
-    text = page.read_text(encoding="utf-8")
-    if BEGIN not in text or END not in text:
-        raise EoCateError(f"{page}: lacks the lines {BEGIN} and {END} that the table goes between")
-    before, after = text.split(BEGIN)[0], text.split(END)[1]
-    table = "\n".join(_table_lines(summary, command))
-    write_atomic(page, f"{before}{BEGIN}\n{table}\n{END}{after}".encode())
+    replace_part(folder / "forest.md", "components", "\n".join(_table_lines(summary, command)))
 
 
 def _table_lines(summary: pd.DataFrame, command: str) -> list[str]:

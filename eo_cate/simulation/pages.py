@@ -20,7 +20,7 @@ def replace_part(page: Path, part: str, text: str) -> None:
     begin, end = f"<!-- {part}: begin -->", f"<!-- {part}: end -->"
     old = page.read_text(encoding="utf-8")
     if old.count(begin) != 1 or old.count(end) != 1 or old.index(begin) > old.index(end):
-        raise EoCateError(f"{page}: needs the lines {begin} and {end}, once and in this order: a table goes between")
+        raise EoCateError(f"{page}: lacks the lines {begin} and {end}, once and in this order: text goes between")
     before, after = old.split(begin)[0], old.split(end)[1]
     write_atomic(page, f"{before}{begin}\n{text.strip()}\n{end}{after}".encode())
 

@@ -14,6 +14,7 @@ from eo_cate.executor import Executor
 from eo_cate.shards import compute_stored
 from eo_cate.simulation.clustered import ClusteredDesign
 from eo_cate.simulation.demo_seeds import Landscape
+from eo_cate.simulation.pages import replace_part
 from eo_cate.simulation.validity import Cell, run_replication
 from eo_cate.simulation.validity_scene import SceneDesign, run_scene_replication
 from eo_cate.store import Store, digest, write_atomic
@@ -21,7 +22,6 @@ from eo_cate.types import FloatArray
 
 VERSION = 1
 BLOCK = 25
-BEGIN, END = "<!-- study: begin -->", "<!-- study: end -->"
 _NULL = ClusteredDesign(unequal=True)
 _G60, _G150, _G300 = (replace(_NULL, villages=G) for G in (60, 150, 300))
 _NULL_B: dict[str, Any] = {"effects": "unrelated"}
@@ -226,9 +226,9 @@ def write_study(table: list[dict[str, Any]], folder: Path, *, command: str) -> N
     ]  # fmt: skip
     page = folder / "validity.md"
     stamp = f"Written {dt.datetime.now(tz=dt.UTC):%Y-%m-%d} by `{command}`."
-    text = page.read_text(encoding="utf-8") if page.exists() else f"# Validity\n\n{BEGIN}\n{END}\n"
-    before, after = text.split(BEGIN)[0], text.split(END)[1]
-    write_atomic(page, f"{before}{BEGIN}\n{stamp}\n\n{chr(10).join(lines)}\n{END}{after}".encode())
+    if not page.exists():
+        write_atomic(page, b"# Validity\n\n<!-- study: begin -->\n<!-- study: end -->\n")
+    replace_part(page, "study", f"{stamp}\n\n{chr(10).join(lines)}")
 
 
 def _bar(row: dict[str, Any]) -> str:

@@ -21,7 +21,7 @@ from eo_cate.steps.fetch import fetch_imagery
 from eo_cate.steps.inputs import Inputs
 from eo_cate.steps.map_model import MapModel, fit_map
 from eo_cate.steps.region_bands import fit_bands
-from eo_cate.steps.region_cells import CellValues, predict_region
+from eo_cate.steps.region_cells import CellValues, predict_region, require_points
 from eo_cate.steps.region_checks import check_truth
 from eo_cate.steps.region_effects import (
     CODES,
@@ -73,11 +73,7 @@ def open_area(run: Run, inputs: Inputs) -> Area | None:
     settings = run.config.extrapolate
     if settings is None:
         return None
-    if not hasattr(inputs.reader, "with_points"):
-        raise ImageryError(
-            "extrapolate: chips cut beforehand show the trial's sites only; cells elsewhere need imagery.source "
-            "rasters or stac"
-        )
+    require_points(inputs.readers)
     if run.config.estimators.engine != "eo_cate":
         raise ConfigError(
             "extrapolate: econml's forest gives no effects out of group, which bands and transport rest on; set "

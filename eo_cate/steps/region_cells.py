@@ -93,7 +93,7 @@ def predict_region(
     columns, encoders = tuple(model.moderators[0]), list_encoders(run)
     scales = tuple(run.config.embeddings.scales)
     points = region.cells[["longitude", "latitude"]]
-    nowhere = {period: reader.with_points(points.iloc[:0]) for period, reader in _require_points(readers).items()}
+    nowhere = {period: reader.with_points(points.iloc[:0]) for period, reader in require_points(readers).items()}
     shards = [
         CellShard(
             nowhere,
@@ -137,8 +137,14 @@ def _digest(spec: EncoderSpec, options: Mapping[str, Any]) -> str:
     return open_spec(spec, side, options["seed"]).digest
 
 
-def _require_points(readers: Mapping[str, ChipReader]) -> Mapping[str, PointReader]:
-    """The readers, which must have a place for points that are not the trial's sites."""
+def require_points(readers: Mapping[str, ChipReader]) -> Mapping[str, PointReader]:
+    """The readers, which must have a place for points that are not the trial's sites.
+
+    Raises
+    ------
+    ImageryError
+        When chips were cut beforehand.
+    """
     if not all(isinstance(reader, PointReader) for reader in readers.values()):
         raise ImageryError(
             "extrapolate: chips cut beforehand show the trial's sites only; cells elsewhere need imagery.source "

@@ -53,9 +53,9 @@ def test_bands_of_the_default_map_hold_too(beyond):
     scenery, _, options, _ = beyond
     config = load_config(REPO / "configs" / "demo.yaml", {k: v for k, v in CHANGES.items() if k != "multiscale"})
     found = summarise(run_seeds(scenery, config, SEEDS, progress=False, **options))
-    require_coverage(
-        found, {"land, inside: coverage": ("mean", 0.85, 1.0), "coast, inside: coverage": ("mean", 0.8, 1.0)}
-    )
+    mean = found.set_index("measure")["mean"]
+    assert mean["land, inside: coverage"] >= 0.85
+    assert mean["coast, inside: coverage"] >= 0.8
 
 
 def test_another_sensor_is_told_from_the_trial_s(beyond):

@@ -61,7 +61,7 @@ def test_the_summary_pairs_by_draw_and_the_page_keeps_its_text(tmp_path):
     assert ten["difference"] == pytest.approx(0.03)
     assert ten["difference_se"] == pytest.approx(0.01)
     page = tmp_path / "forest.md"
-    page.write_text(f"by hand\n{study.BEGIN}\nold\n{study.END}\nalso by hand\n")
+    page.write_text("by hand\n<!-- components: begin -->\nold\n<!-- components: end -->\nalso by hand\n")
     study.write_components(summary, tmp_path, command="the command")
     text = page.read_text()
     assert text.startswith("by hand\n")
