@@ -16,7 +16,7 @@ from eo_cate.steps.collect import collect, collect_search
 from eo_cate.steps.context import Run
 from eo_cate.steps.drivers import find_drivers
 from eo_cate.steps.evaluate import check_folds, evaluate, prepare
-from eo_cate.steps.extrapolate import extrapolate_region, open_area
+from eo_cate.steps.extrapolate import extrapolate_region
 from eo_cate.steps.features import build_configurations, embed_places
 from eo_cate.steps.fetch import fetch_imagery, plan_imagery, print_fetched, print_plan
 from eo_cate.steps.inputs import Inputs, check_encoders, open_inputs
@@ -25,6 +25,7 @@ from eo_cate.steps.mapping import draw_map
 from eo_cate.steps.pretrain import describe_pretrained, pretrain_encoder
 from eo_cate.steps.quality import examine
 from eo_cate.steps.questions import ask
+from eo_cate.steps.region_area import open_area, read_area
 from eo_cate.steps.search import search_scales
 from eo_cate.store import Store, write_atomic
 from eo_cate.trial import find_problems as find_trial_problems
@@ -189,10 +190,11 @@ def _open(run: Run) -> tuple[Run, Inputs]:
 def find_problems(config: RunConfig, *, data_dir: Path) -> list[str]:
     """Every problem of a configuration and its data, found before any long work; empty when there is none."""
     problems = find_trial_problems(config.trial, Path(data_dir))
-    try:
-        check_encoders(config, Path(data_dir))
-    except EoCateError as error:
-        problems.append(str(error))
+    for check in (check_encoders, read_area):
+        try:
+            check(config, Path(data_dir))
+        except EoCateError as error:
+            problems.append(str(error))
     if not problems and not config.imagery.remote:
         try:
             inputs = open_inputs(config, Path(data_dir))

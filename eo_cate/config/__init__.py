@@ -3,7 +3,14 @@
 Defaults live here alone. Paths are relative to the data directory (by default the folder of the YAML file).
 """
 
-from eo_cate.config.analysis import EstimatorsConfig, EvaluationConfig, MapConfig, MultiscaleConfig, RegionConfig
+from eo_cate.config.analysis import (
+    EstimatorsConfig,
+    EvaluationConfig,
+    MapConfig,
+    MultiscaleConfig,
+    RegionConfig,
+    SurveyConfig,
+)
 from eo_cate.config.embeddings import EmbeddingsConfig
 from eo_cate.config.imagery import ImageryConfig, PeriodConfig
 from eo_cate.config.report import ReportConfig
@@ -21,6 +28,7 @@ __all__ = [
     "RegionConfig",
     "ReportConfig",
     "RunConfig",
+    "SurveyConfig",
     "TrialConfig",
     "describe",
     "dump_config",

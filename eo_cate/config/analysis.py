@@ -99,6 +99,29 @@ class MapConfig(Part):
     )
 
 
+class SurveyConfig(Part):
+    """People of the region with the trial's covariates: the effect is then carried to them by image AND covariates."""
+
+    units: Path = Field(
+        examples=["people.csv"],
+        description="A sample of the region's people (census, DHS, LSMS): .csv, .parquet or .dta, one row per person.",
+    )
+    longitude: str = Field("lon", description="Column of longitude in degrees east (EPSG:4326).")
+    latitude: str = Field("lat", description="Column of latitude in degrees north (EPSG:4326).")
+    site: str | None = Field(None, description="Column that names the place; absent: equal coordinates are one place.")
+    cluster: str | None = Field(None, description="Column of the survey's sampling clusters; absent: places.")
+    weight: str | None = Field(None, description="Column of sampling weights; absent: 1.")
+    covariates: tuple[str, ...] = Field(
+        (),
+        description="Those of trial.covariates that the survey measured in the same way, under the same names; absent: "
+        "all of them.",
+    )
+    true_effect: str | None = Field(
+        None,
+        description="Simulations only: column of the true effect; the report then says whether the interval holds.",
+    )
+
+
 class RegionConfig(Part):
     """Effects beyond the trial: cells over the polygons of a region (`eo-cate extrapolate`)."""
 
@@ -118,3 +141,4 @@ class RegionConfig(Part):
     true_effect: Path | None = Field(
         None, description="Simulations only: GeoTIFF of the true effect; the report then says how often bands hold."
     )
+    survey: SurveyConfig | None = None

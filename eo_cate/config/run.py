@@ -64,6 +64,22 @@ class RunConfig(Part):
         return self
 
     @model_validator(mode="after")
+    def _check_survey(self) -> RunConfig:
+        survey = None if self.extrapolate is None else self.extrapolate.survey
+        if survey is None:
+            return self
+        if not self.trial.covariates:
+            raise ValueError(
+                "extrapolate.survey: the trial has no covariates (trial.covariates) to share with a survey"
+            )
+        unknown = [c for c in survey.covariates if c not in self.trial.covariates]
+        if unknown:
+            raise ValueError(
+                f"extrapolate.survey.covariates: {unknown} are not among trial.covariates {list(self.trial.covariates)}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check(self) -> RunConfig:
         if self.executor not in ("inline", "dask") and not self.executor.startswith(("tcp://", "tls://")):
             raise ValueError(

@@ -13,6 +13,10 @@ from eo_cate.stats.checks import finite_array, group_codes, weights_vector
 from eo_cate.types import FloatArray, IntArray
 
 _BINS = 30
+_BALANCED = 1e-6
+"""Difference of means that balancing aims at, in standard deviations of the trial."""
+_STEEPEST = 30.0
+"""Largest slope of balancing weights per standard deviation: beyond it one unit is all that is left."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ class Membership:
     odds : (n,) float64
         (1 - p) / p of each unit, p from a model of other groups and other blocks; region and trial count alike.
     weights : (n,) float64
-        ``odds`` times the sample weights.
+        ``odds`` times the sample weights; balanced where that was asked for.
     region_weights : (N,) float64
     codes : (n,) int64
         Groups 0..G-1 in the order of first appearance.
@@ -79,6 +83,7 @@ def fit_membership(
     moderators: Sequence[str] | None = None,
     sample_weights: ArrayLike | None = None,
     region_weights: ArrayLike | None = None,
+    balance: bool = False,
     num_folds: int = 5,
     seed: int = 0,
 ) -> Membership:
@@ -99,6 +104,9 @@ def fit_membership(
     sample_weights : (n,), optional
     region_weights : (N,), optional
         People (or area) of the cells: the effect is theirs. Cells count alike when absent.
+    balance : bool
+        Change the weights as little as it takes for the trial's weighted means of the moderators to be the region's
+        (entropy balancing from the odds): what a wrong shape of the odds leaves of linear bias is gone.
     num_folds : int
     seed : int
         Of the deal of groups and blocks into folds.
@@ -111,13 +119,14 @@ def fit_membership(
     ------
     EvaluationError
         On values that are not finite, other lengths or numbers of columns, a moderator that is constant in trial and
-        region, or fewer groups or blocks than folds.
+        region, or fewer groups or blocks than folds; with ``balance``, when no weights balance.
 
     Notes
     -----
     Logistic regression with an L2 penalty (scikit-learn, C = 1) on columns scaled by the pooled standard deviation.
     Trial and region each weigh as many observations as there are groups: units of a group do not count as independent,
-    and the number of cells, which is a matter of resolution, changes nothing.
+    and the number of cells, which is a matter of resolution, changes nothing. Balanced weights (Hainmueller 2012; for
+    transport Josey et al. 2021) are proportional to weight x exp(l'x) with the one l at which the means agree.
     """
     trial, region = _moderators(X, "X"), _moderators(X_region, "X_region")
     if trial.shape[1] != region.shape[1]:
@@ -143,6 +152,8 @@ def fit_membership(
 
     odds = np.exp(-score)
     weighted = weights * odds
+    if balance:
+        weighted = _balance(weighted, trial, np.average(region, axis=0, weights=people), names)
     by_group = np.bincount(codes, weights=weighted)
     overlap = _describe_overlap(trial, region, names, (score, region_score), (weights, weighted, people))
     return Membership(
@@ -212,6 +223,35 @@ def _cross_fit(
         own = model.coef_[0] / spread
         slope += np.concatenate([[model.intercept_[0] - own @ center], own]) / num_folds
     return (score[: len(trial)], score[len(trial) :]), slope
+
+
+def _balance(weights: FloatArray, trial: FloatArray, target: FloatArray, names: tuple[str, ...]) -> FloatArray:
+    """Weights times exp(l'x), of the same sum, whose mean of x is the target: the minimum of a convex function of l."""
+    from scipy.optimize import minimize
+
+    used = weights > 0
+    share, spread = weights[used] / weights.sum(), trial[used].std(axis=0)
+    away = (trial[used] - target) / np.where(spread > 0, spread, 1.0)
+
+    def tilt(slope: FloatArray) -> tuple[float, FloatArray]:
+        power = away @ slope
+        tilted = share * np.exp(power - power.max())
+        return float(np.log(tilted.sum()) + power.max()), np.asarray(tilted @ away / tilted.sum())
+
+    bounds = [(-_STEEPEST, _STEEPEST)] * len(target)
+    options = {"gtol": _BALANCED, "ftol": 0.0, "maxiter": 2_000, "maxfun": 20_000}
+    found = minimize(tilt, np.zeros(len(target)), jac=True, method="L-BFGS-B", bounds=bounds, options=options)
+    left = np.abs(tilt(found.x)[1])
+    if not left.max() <= 10 * _BALANCED:
+        worst = names[int(left.argmax())]
+        raise EvaluationError(
+            f"no weights of the trial's units have the region's means of the {len(names)} moderators ({worst!r} is "
+            "furthest): the region lies beyond the trial; use fewer moderators, or a part of the region"
+        )
+    power = away @ found.x
+    balanced = np.zeros(len(weights))
+    balanced[used] = weights[used] * np.exp(power - power.max())
+    return np.asarray(balanced * (weights.sum() / balanced.sum()))
 
 
 def _describe_overlap(

@@ -18,7 +18,7 @@ from eo_cate.report.collect import (
 )
 from eo_cate.report.drivers_inputs import DriversShown, Gallery
 from eo_cate.report.inputs import CONTRAST_COLUMNS, COVERAGE_COLUMNS, ReportInputs, Toc
-from eo_cate.report.region_inputs import RegionShown
+from eo_cate.report.region_inputs import RegionShown, SurveyShown
 from eo_cate.report.region_words import print_region
 from eo_cate.report.summary import print_evaluation, print_search, print_summary
 from eo_cate.report.write import write_report, write_search
@@ -30,6 +30,7 @@ __all__ = [
     "Gallery",
     "RegionShown",
     "ReportInputs",
+    "SurveyShown",
     "Toc",
     "calibration_rows",
     "clan_rows",

@@ -15,8 +15,8 @@ import pandas as pd
 import xarray as xr
 
 from eo_cate.errors import StoreError
-from eo_cate.extrapolation import write_cog
-from eo_cate.report.region_inputs import RegionShown
+from eo_cate.extrapolation import TransportedEffect, write_cog
+from eo_cate.report.region_inputs import RegionShown, SurveyShown
 from eo_cate.report.tables import to_csv, to_latex, to_stata
 from eo_cate.store import write_atomic
 
@@ -24,7 +24,7 @@ FILES = (
     "maps/region.tif", "maps/region.html", "maps/region.png", "maps/region.pdf", "tables/regions.csv",
     "tables/regions.tex", "tables/regions.dta", "tables/regions.gpkg", "tables/risk_coverage.csv",
     "tables/risk_coverage.tex",
-    *(f"figures/{name}.{kind}" for name in ("overlap", "risk_coverage") for kind in ("png", "pdf")),
+    *(f"figures/{name}.{kind}" for name in ("overlap", "overlap_survey", "risk_coverage") for kind in ("png", "pdf")),
 )  # fmt: skip
 ZARR = "maps/region.zarr"
 
@@ -84,27 +84,10 @@ def _zarr_ready(layers: xr.Dataset) -> xr.Dataset:
 
 def region_numbers(shown: RegionShown) -> dict[str, Any]:
     """Every figure of the region for numbers.json."""
-    transported = None
-    if shown.transported is not None:
-        t = shown.transported
-        names = (
-            "estimate",
-            "std_err",
-            "interval",
-            "level",
-            "predicted",
-            "correction",
-            "effective_groups",
-            "num_groups",
-        )
-        transported = {name: getattr(t, name) for name in names}
     risk = None
     if shown.risk is not None:
         risk = {k: v for k, v in asdict(shown.risk).items()} | {"of": shown.risk_of}
         risk["orders"] = shown.risk_orders.to_dict("records")
-    overlap = None
-    if shown.overlap is not None:
-        overlap = asdict(shown.overlap)
     tau = np.asarray(shown.layers["tau_hat"], dtype=float)
     return {
         "cells": dict(shown.counts),
@@ -113,12 +96,32 @@ def region_numbers(shown: RegionShown) -> dict[str, Any]:
         "bands": None if shown.bands is None else asdict(shown.bands),
         "bands_reason": shown.bands_reason,
         "bands_notes": list(shown.bands_notes),
-        "transported": transported,
+        "transported": _effect_numbers(shown.transported),
         "transport_reason": shown.transport_reason,
         "assumption": shown.assumption,
-        "overlap": overlap,
+        "overlap": None if shown.overlap is None else asdict(shown.overlap),
+        "survey": None if shown.survey is None else _survey_numbers(shown.survey),
         "risk_coverage": risk,
         "regions": shown.table.to_dict("records"),
         "notes": list(shown.notes),
         "check": None if shown.check is None else dict(shown.check),
+    }
+
+
+def _effect_numbers(found: TransportedEffect | None) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    names = ("estimate", "std_err", "interval", "level", "predicted", "correction", "effective_groups", "num_groups")
+    return {name: getattr(found, name) for name in names}
+
+
+def _survey_numbers(survey: SurveyShown) -> dict[str, Any]:
+    return {
+        "transported": _effect_numbers(survey.transported),
+        "transport_reason": survey.reason,
+        "assumption": survey.assumption,
+        "overlap": None if survey.overlap is None else asdict(survey.overlap),
+        "covariates": list(survey.covariates),
+        "counts": dict(survey.counts),
+        "true_effect": survey.true_effect,
     }

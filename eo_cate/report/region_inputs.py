@@ -13,6 +13,34 @@ from eo_cate.extrapolation import Bands, Overlap, RiskCoverage, TransportedEffec
 
 
 @dataclass(frozen=True)
+class SurveyShown:
+    """The trial's effect carried to the people of a survey, by image and covariates.
+
+    Parameters
+    ----------
+    transported : TransportedEffect or None
+        Of the people in supported places, with ``reason`` where there is none.
+    reason : str
+    overlap : Overlap or None
+    assumption : str
+    covariates : tuple of str
+        Measured in the trial and in the survey.
+    counts : dict
+        ``people``, how many of them do not count by why, and ``used``.
+    true_effect : float or None
+        Simulations only: of the people who count.
+    """
+
+    transported: TransportedEffect | None
+    reason: str
+    overlap: Overlap | None
+    assumption: str
+    covariates: tuple[str, ...]
+    counts: Mapping[str, int]
+    true_effect: float | None = None
+
+
+@dataclass(frozen=True)
 class RegionShown:
     """The map of a region, its polygons' effects, and how far both go. Holds no coordinate of a unit.
 
@@ -48,6 +76,8 @@ class RegionShown:
     notes : sequence of str
     check : dict or None
         Simulations only: how often bands and intervals hold.
+    survey : SurveyShown or None
+        Where people of the region were interviewed; ``table`` then has the survey's columns too.
     """
 
     layers: xr.Dataset
@@ -68,3 +98,4 @@ class RegionShown:
     footprint: gpd.GeoSeries | None
     notes: Sequence[str]
     check: Mapping[str, float] | None
+    survey: SurveyShown | None = None

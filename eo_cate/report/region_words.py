@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from eo_cate.extrapolation import EffectError
+from eo_cate.extrapolation import EffectError, TransportedEffect
 from eo_cate.report.format import decimals_for, fmt, text_table
-from eo_cate.report.region_inputs import RegionShown
+from eo_cate.report.region_inputs import RegionShown, SurveyShown
 from eo_cate.types import FloatArray
 
 HEAD = (
     "Region", "Cells", "With imagery", "Supported", "Sign decided", "People", "Units", "Groups", "Direct", "Synthetic",
     "Composite", "Transported", "Effective groups",
 )  # fmt: skip
+SURVEY_HEAD = ("Surveyed", "By image and covariates")
 WORTHWHILE = 0.9
 """An order of places is said to help when it lowers the mean loss below this share of the random order's."""
 LIMITS = (
@@ -34,6 +35,8 @@ def region_cells(shown: RegionShown) -> list[tuple[str, ...]]:
         [v for name in ("direct", "composite", "transported") for v in table[f"{name}_std_err"].dropna()]
     )
     head = HEAD if table["population"].notna().any() else tuple(h for h in HEAD if h != "People")
+    if shown.survey is not None and "survey_transported" in table:
+        head = (*head, *SURVEY_HEAD)
     if "true_effect" in table:
         head = (*head, "True effect")
     rows: list[tuple[str, ...]] = [head]
@@ -45,7 +48,10 @@ def region_cells(shown: RegionShown) -> list[tuple[str, ...]]:
             "People": fmt(row["population"], 0), "Units": fmt(row["units"], 0), "Groups": fmt(row["groups"], 0),
             "Direct": _with_error(row, "direct", places), "Synthetic": fmt(row["synthetic"], places),
             "Composite": _with_error(row, "composite", places), "Transported": _with_error(row, "transported", places),
-            "Effective groups": fmt(row["effective_groups"], 0), "True effect": fmt(row.get("true_effect"), places),
+            "Effective groups": fmt(row["effective_groups"], 0),
+            "Surveyed": fmt(row.get("survey_people"), 0),
+            "By image and covariates": _with_error(row, "survey_transported", places),
+            "True effect": fmt(row.get("true_effect"), places),
         }  # fmt: skip
         rows.append(tuple(cells[name] for name in head))
     return rows
@@ -115,14 +121,46 @@ def transport_words(shown: RegionShown) -> str:
     found = shown.transported
     if found is None:
         return f"The trial's effect is not carried to the region: {shown.transport_reason}."
+    variant = (
+        "for no survey of the region was given; what only a survey shows is not adjusted for."
+        if shown.survey is None
+        else "what only a survey shows is not adjusted for here; the variant with covariates stands below."
+    )
+    return (
+        f"Average effect of the region's supported cells: {_effect_words(found)} This is the image-only variant "
+        f"(EO-only): moderators are of the image alone, {variant}"
+    )
+
+
+def survey_words(survey: SurveyShown) -> list[str]:
+    """The transported effect of the people of a survey, or why there is none; and who counts."""
+    left_out = "; ".join(
+        f"{fmt(count)} {why}" for why, count in survey.counts.items() if why not in ("people", "used") and count
+    )
+    who = (
+        f"Of {fmt(survey.counts['people'])} people of the survey {fmt(survey.counts['used'])} count"
+        f"{f' ({left_out})' if left_out else ''}. They stand for the region by their sampling weights."
+    )
+    found, shared = survey.transported, ", ".join(survey.covariates)
+    if found is None:
+        return [f"By image and covariates ({shared}) the trial's effect is not carried: {survey.reason}.", who]
+    truth = "" if survey.true_effect is None else f" Their true average effect is {fmt(survey.true_effect)}."
+    return [
+        f"Average effect of the people surveyed in supported places: {_effect_words(found)} This is the variant with "
+        f"image and covariates (EO+tabular): moderators are those of the image and {shared}, as measured in the trial "
+        "and in the survey. The survey's own sampling error is in the standard error." + truth,
+        who,
+    ]
+
+
+def _effect_words(found: TransportedEffect) -> str:
     places = decimals_for([found.std_err])
     return (
-        f"Average effect of the region's supported cells: {fmt(found.estimate, places)} (standard error "
-        f"{fmt(found.std_err, places)}, {found.level:.0%} interval {fmt(found.interval[0], places)} to "
-        f"{fmt(found.interval[1], places)}); mean prediction {fmt(found.predicted, places)}, correction by the trial's "
-        f"weighted residuals {fmt(found.correction, places)}. Weighted to the region, the trial's {found.num_groups} "
-        f"groups are worth {fmt(found.effective_groups, 0)}. This is the image-only variant (EO-only): moderators "
-        "are of the image alone, for no survey of the region was given; what only a survey shows is not adjusted for."
+        f"{fmt(found.estimate, places)} (standard error {fmt(found.std_err, places)}, {found.level:.0%} interval "
+        f"{fmt(found.interval[0], places)} to {fmt(found.interval[1], places)}); mean prediction "
+        f"{fmt(found.predicted, places)}, correction by the trial's weighted residuals "
+        f"{fmt(found.correction, places)}. Weighted so, the trial's {found.num_groups} groups are worth "
+        f"{fmt(found.effective_groups, 0)}."
     )
 
 
@@ -139,7 +177,8 @@ def support_words(shown: RegionShown) -> str:
 def print_region(shown: RegionShown) -> str:
     """The region on a terminal; the caller prints it."""
     table = text_table(region_cells(shown), left=1)
-    lines = [support_words(shown), band_words(shown), transport_words(shown), *shown.notes, "", *table, ""]
+    survey = [] if shown.survey is None else survey_words(shown.survey)
+    lines = [support_words(shown), band_words(shown), transport_words(shown), *survey, *shown.notes, "", *table, ""]
     lines += [f"{name}: {reason}" for name, reason in reasons(shown)]
     lines += ["", *risk_words(shown)]
     if shown.check is not None:
@@ -160,6 +199,8 @@ def region_context(shown: RegionShown | None) -> dict[str, Any] | None:
         "reasons": reasons(shown),
         "transport": transport_words(shown),
         "assumption": shown.assumption,
+        "survey": None if shown.survey is None else survey_words(shown.survey),
+        "survey_assumption": "" if shown.survey is None else shown.survey.assumption,
         "risk_of": shown.risk_of,
         "risk": risk_words(shown),
         "check": shown.check,
@@ -172,7 +213,7 @@ def _percent(value: float) -> str:
 
 
 def _with_error(row: dict[Any, Any], name: str, places: int) -> str:
-    if not math.isfinite(row[name]):
+    if not math.isfinite(row.get(name, math.nan)):
         return "–"
     error = row[f"{name}_std_err"]
     return fmt(row[name], places) + (f" ({fmt(error, places)})" if math.isfinite(error) else "")

@@ -125,6 +125,9 @@ def _region_figures(inputs: ReportInputs, region: RegionShown) -> dict[str, Call
     overlap, risk = region.overlap, region.risk
     if overlap is not None:
         drawn["figures/overlap"] = lambda: draw_overlap(overlap)
+    surveyed = None if region.survey is None else region.survey.overlap
+    if surveyed is not None:
+        drawn["figures/overlap_survey"] = lambda: draw_overlap(surveyed)
     if risk is not None:
         drawn["figures/risk_coverage"] = lambda: draw_risk(risk)
     return drawn

@@ -25,7 +25,10 @@ TRUTH_PX = 4
 LEAST_LAND = (0.5, 0.25)
 """Shares of land in the 32 px and the 128 px box from which a place has an effect. Villages need .9 and .5
 (`demo_cells`): what lies between is coast, which the trial never draws from."""
-_REGION_VERSION = 2
+_REGION_VERSION = 3
+SURVEY_CLUSTERS, SURVEY_PEOPLE = 200, 8
+SURVEY_MEANS = (0.5, -0.25)
+"""Of x1 and x2 among the people surveyed; in the trial they are 0."""
 
 
 def draw_districts(grid: Grid, *, seed: int = 3) -> gpd.GeoDataFrame:
@@ -70,19 +73,54 @@ def true_effects(scene: Scene) -> tuple[pd.DataFrame, FloatArray]:
 
 
 def prepare_region(folder: Path, *, seed: int = 3) -> None:
-    """Add ``districts.geojson`` and ``true_effect.tif`` to a folder that `prepare_demo` filled; done once."""
+    """Add the districts, the true effect and a survey to a folder that `prepare_demo` filled; done once.
+
+    Written are ``districts.geojson``, ``true_effect.tif`` and ``people.csv``.
+    """
     folder = Path(folder)
     record = folder / "region.json"
     wanted = json.dumps({"version": _REGION_VERSION, "seed": seed})
-    files = [folder / name for name in ("districts.geojson", "true_effect.tif")]
+    files = [folder / name for name in ("districts.geojson", "true_effect.tif", "people.csv")]
     if record.exists() and record.read_text(encoding="utf-8") == wanted and all(path.exists() for path in files):
         return
     scene = read_scene({band: folder / "scene" / f"s2_{band}.jp2" for band in DEMO_BANDS})
-    write_districts(draw_districts(scene.grid, seed=seed), files[0])
+    districts = draw_districts(scene.grid, seed=seed)
+    write_districts(districts, files[0])
     places, tau = true_effects(scene)
     layer = raster_from_cells({"tau": tau.astype(np.float32)}, places, scene.grid, spacing_px=TRUTH_PX)
     write_cog(layer, files[1])
+    people = draw_survey(places, tau, scene.grid, districts, seed=seed)
+    write_atomic(files[2], people.to_csv(index=False, float_format="%.6f").encode())
     write_atomic(record, wanted.encode())
+
+
+def draw_survey(
+    places: pd.DataFrame, tau: FloatArray, grid: Grid, districts: gpd.GeoDataFrame, *, seed: int
+) -> pd.DataFrame:
+    """A survey of the districts: clusters at places with an effect, people whose x1 and x2 are not the trial's.
+
+    Columns person, cluster, lon, lat, weight, x1, x2 and tau (the true effect, which no covariate moves). A cluster
+    stands for a number of people that is drawn, its weight.
+    """
+    rng = np.random.default_rng(seed + 1_000)
+    a, _, c, _, e, f = grid.transform
+    x, y = c + a * places["col"].to_numpy(), f + e * places["row"].to_numpy()
+    inside = np.isfinite(tau) & shapely.contains_xy(shapely.union_all(districts.geometry.to_numpy()), x, y)
+    chosen = np.repeat(rng.choice(np.flatnonzero(inside), SURVEY_CLUSTERS, replace=False), SURVEY_PEOPLE)
+    lon, lat = Transformer.from_crs(grid.crs, "EPSG:4326", always_xy=True).transform(x[chosen], y[chosen])
+    n = len(chosen)
+    return pd.DataFrame(
+        {
+            "person": np.arange(1, n + 1),
+            "cluster": np.repeat(np.arange(1, SURVEY_CLUSTERS + 1), SURVEY_PEOPLE),
+            "lon": lon,
+            "lat": lat,
+            "weight": np.repeat(rng.integers(1, 6, SURVEY_CLUSTERS), SURVEY_PEOPLE),
+            "x1": SURVEY_MEANS[0] + rng.normal(size=n),
+            "x2": SURVEY_MEANS[1] + rng.normal(size=n),
+            "tau": tau[chosen],
+        }
+    )
 
 
 def write_districts(districts: gpd.GeoDataFrame, path: Path) -> None:

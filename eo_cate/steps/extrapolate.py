@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import geopandas as gpd
 import numpy as np
-import pandas as pd
 import shapely
 import xarray as xr
 
 from eo_cate import extrapolation
-from eo_cate.config import RegionConfig
-from eo_cate.errors import ConfigError, EvaluationError, ImageryError
+from eo_cate.errors import EvaluationError, ImageryError
 from eo_cate.extrapolation import RegionCells
 from eo_cate.report import RegionShown
 from eo_cate.steps.context import Run
-from eo_cate.steps.fetch import fetch_imagery
 from eo_cate.steps.inputs import Inputs
 from eo_cate.steps.map_model import MapModel, fit_map
+from eo_cate.steps.region_area import Area
 from eo_cate.steps.region_bands import fit_bands
-from eo_cate.steps.region_cells import CellValues, predict_region, require_points
+from eo_cate.steps.region_cells import CellValues, predict_region
 from eo_cate.steps.region_checks import check_truth
 from eo_cate.steps.region_effects import (
     CODES,
@@ -35,7 +32,8 @@ from eo_cate.steps.region_effects import (
     transport,
 )
 from eo_cate.steps.region_risk import weigh_silence
-from eo_cate.types import BoolArray, ChipReader, FloatArray, Grid
+from eo_cate.steps.region_survey import carry_to_survey
+from eo_cate.types import FloatArray
 
 FOOTPRINT_GROUPS = 5
 _ABOUT = {
@@ -48,102 +46,6 @@ _ABOUT = {
     "supported": ("where the map may speak: " + ", ".join(f"{k} {v}" for k, v in CODES.items()), "code"),
     "region": ("number of the polygon, as in regions.csv", "row, from 1"),
 }
-
-
-@dataclass(frozen=True)
-class Area:
-    """A region that was read and checked: its polygons, cells, and people per cell (None without a raster).
-
-    ``readers`` are the pixels that its cells can be found in, by period.
-    """
-
-    settings: RegionConfig
-    polygons: gpd.GeoDataFrame
-    region: RegionCells
-    people: FloatArray | None
-    readers: Mapping[str, ChipReader]
-    notes: list[str]
-
-
-def open_area(run: Run, inputs: Inputs) -> Area | None:
-    """Read the region, lay its cells, fetch their pixels where they come from a catalogue; None without a region.
-
-    All that can be refused, or can fail to arrive, does so here, before the trial is analysed.
-    """
-    settings = run.config.extrapolate
-    if settings is None:
-        return None
-    require_points(inputs.readers)
-    if run.config.estimators.engine != "eo_cate":
-        raise ConfigError(
-            "extrapolate: econml's forest gives no effects out of group, which bands and transport rest on; set "
-            "estimators.engine: eo_cate"
-        )
-    path = run.data_dir / settings.region
-    polygons = extrapolation.read_region(path, id_column=settings.id)
-    region = extrapolation.lay_cells(polygons, resolution_m=settings.resolution_m, max_cells=settings.max_cells)
-    if inputs.fetched is None and inputs.reader.grid is not None and not _on_grid(region, inputs.reader.grid).any():
-        raise ImageryError(
-            f"{path}: none of the region's {len(region.cells):,} cells lies on the imagery; is it the right file, and "
-            "its CRS the one that its coordinates are in?"
-        )
-    people = _read_people(run, settings, region)
-    return Area(settings, polygons, region, people, _readers(run, inputs, region), _warn(run, inputs, settings))
-
-
-def _on_grid(region: RegionCells, grid: Grid) -> BoolArray:
-    """Cells whose centre is a pixel of the imagery."""
-    from pyproj import Transformer
-
-    to_grid = Transformer.from_crs("EPSG:4326", grid.crs, always_xy=True)
-    x, y = to_grid.transform(region.cells["longitude"].to_numpy(), region.cells["latitude"].to_numpy())
-    a, _, c, _, e, f = grid.transform
-    row, col = (np.asarray(y) - f) / e, (np.asarray(x) - c) / a
-    return np.asarray((row >= 0) & (row < grid.shape[0]) & (col >= 0) & (col < grid.shape[1]))
-
-
-def _readers(run: Run, inputs: Inputs, region: RegionCells) -> Mapping[str, ChipReader]:
-    """Pixels that the region's cells can be found in; those of a catalogue are fetched first."""
-    if inputs.fetched is None:
-        return inputs.readers
-    cells = region.cells
-    geometry = gpd.points_from_xy(cells["longitude"], cells["latitude"], crs="EPSG:4326")
-    places = pd.concat([inputs.trial.sites[["geometry"]], gpd.GeoDataFrame({"geometry": geometry}, index=cells.index)])
-    return fetch_imagery(
-        run.config,
-        run.data_dir,
-        run.run_dir,
-        gpd.GeoDataFrame(places, crs="EPSG:4326"),
-        progress=run.progress,
-        table="imagery_cells.csv",
-    ).readers
-
-
-def _read_people(run: Run, settings: RegionConfig, region: RegionCells) -> FloatArray | None:
-    if settings.population is None:
-        return None
-    path = run.data_dir / settings.population
-    people = extrapolation.read_raster_at(path, region.cells, region.grid)
-    negative = int((people < 0).sum())
-    if negative:
-        raise ImageryError(
-            f"{path}: {negative} of {len(people):,} cells have a negative population; mark missing pixels as nodata "
-            "(gdal_edit.py -a_nodata), they then count as nobody"
-        )
-    people = np.nan_to_num(people, nan=0.0)
-    if not people.sum() > 0:
-        raise ImageryError(f"{path}: nobody lives in the region's {len(people):,} cells; is it the right raster?")
-    return people
-
-
-def _warn(run: Run, inputs: Inputs, settings: RegionConfig) -> list[str]:
-    pixel, smallest = inputs.reader.resolution_m, run.config.embeddings.scales[0]
-    if pixel is None or settings.resolution_m >= pixel * smallest:
-        return []
-    return [
-        f"Cells of {settings.resolution_m:g} m are finer than the smallest scale ({smallest} px = "
-        f"{pixel * smallest:g} m): neighbouring cells see nearly the same pixels, so the map is smoother than it looks."
-    ]
 
 
 def extrapolate_region(run: Run, inputs: Inputs, area: Area, model: MapModel) -> RegionShown:
@@ -168,6 +70,11 @@ def extrapolate_region(run: Run, inputs: Inputs, area: Area, model: MapModel) ->
     table = tabulate_regions(
         run, inputs.trial, side, area.polygons, region, values, support, people, min_units=settings.min_units
     )
+    surveyed = None
+    if area.surveyed is not None:
+        surveyed, table = carry_to_survey(
+            run, inputs.trial, area.readers, model, side, area.surveyed, table, min_units=settings.min_units
+        )
     truth = None
     if settings.true_effect is not None:
         truth = extrapolation.read_raster_at(run.data_dir / settings.true_effect, region.cells, region.grid)
@@ -200,6 +107,7 @@ def extrapolate_region(run: Run, inputs: Inputs, area: Area, model: MapModel) ->
         footprint=_footprint(inputs, region),
         notes=area.notes,
         check=check,
+        survey=surveyed,
     )
 
 

@@ -40,6 +40,8 @@ class MapModel:
     outcome : OutcomeModel
     configuration : str
         Maps are of `IMAGE`.
+    procedure : str, optional
+        Another than the map's.
 
     Attributes
     ----------
@@ -57,11 +59,12 @@ class MapModel:
         outcome: OutcomeModel,
         *,
         configuration: str = IMAGE,
+        procedure: str | None = None,
     ) -> None:
         self.X, self.vectors, self.outcome = features[configuration], TrialVectors.of(trial), outcome
         self._components, self._seed = run.config.multiscale.components, run.config.seed
         self._estimator, settings = build_estimator(
-            run.config, run.config.multiscale.map_procedure, num_threads=os.cpu_count() or 1
+            run.config, procedure or run.config.multiscale.map_procedure, num_threads=os.cpu_count() or 1
         )
         self.address = (settings, blocks_key(self.X), outcome.key)
 

@@ -12,6 +12,7 @@ from eo_cate.config import TrialConfig
 from eo_cate.trial.leaks import find_factor, is_linear_copy
 from eo_cate.trial.table import (
     INDIVIDUAL,
+    Places,
     as_labels,
     as_numbers,
     label_columns,
@@ -29,7 +30,7 @@ def check_table(table: pd.DataFrame, config: TrialConfig) -> list[str]:
         *label_columns(config).items(),
         *(("covariate", c) for c in config.covariates),
     ]
-    problems = [*_absent_columns(table, wanted), *_name_clashes(table, config)]
+    problems = [*absent_columns(table, wanted), *_name_clashes(table, config)]
     roles = {r: c for r, c in number_columns(config).items() if c in table.columns}
     numbers = {role: as_numbers(table[column]) for role, column in roles.items()}
     # a treatment in words gets its own message, with the values that were found
@@ -41,7 +42,7 @@ def check_table(table: pd.DataFrame, config: TrialConfig) -> list[str]:
     columns = {role: values for role, values in numbers.items() if values is not None}
     return [
         *problems,
-        *_check_labels(table, label_columns(config)),
+        *check_labels(table, label_columns(config)),
         *_check_treatment(table, columns.get("treatment"), config),
         *_check_outcome(table, columns, config),
         *_check_coordinates(table, columns, config),
@@ -54,24 +55,25 @@ def check_table(table: pd.DataFrame, config: TrialConfig) -> list[str]:
     ]
 
 
-def check_places(table: pd.DataFrame, config: TrialConfig) -> list[str]:
+def check_places(table: pd.DataFrame, config: Places) -> list[str]:
     """Problems of the columns that say where units are; no other column need be there."""
     wanted = place_columns(config)
     columns = {role: as_numbers(table[c]) for role, c in wanted.items() if role != "site" and c in table.columns}
     known = {role: values for role, values in columns.items() if values is not None}
     return [
-        *_absent_columns(table, wanted.items()),
+        *absent_columns(table, wanted.items()),
         *(
             f"{role} column {wanted[role]!r} holds values that are not numbers; recode it"
             for role in columns.keys() - known.keys()
         ),
-        *_check_labels(table, {role: c for role, c in wanted.items() if role == "site"}),
+        *check_labels(table, {role: c for role, c in wanted.items() if role == "site"}),
         *_check_coordinates(table, known, config),
         *_check_site_coordinates(table, known, config),
     ]
 
 
-def _absent_columns(table: pd.DataFrame, wanted: Iterable[tuple[str, str]]) -> list[str]:
+def absent_columns(table: pd.DataFrame, wanted: Iterable[tuple[str, str]]) -> list[str]:
+    """Columns that the table lacks, by role, with near names."""
     names = [str(c) for c in table.columns]
     folded = {name.casefold(): name for name in names}
     problems = []
@@ -102,7 +104,8 @@ def _name_clashes(table: pd.DataFrame, config: TrialConfig) -> list[str]:
     return problems
 
 
-def _check_labels(table: pd.DataFrame, wanted: Mapping[str, str]) -> list[str]:
+def check_labels(table: pd.DataFrame, wanted: Mapping[str, str]) -> list[str]:
+    """Missing labels by role, and ids that stand twice."""
     problems = []
     for role, column in wanted.items():
         if column not in table.columns:
@@ -161,7 +164,7 @@ def _check_outcome(table: pd.DataFrame, columns: Mapping[str, FloatArray], confi
     ]
 
 
-def _check_coordinates(table: pd.DataFrame, columns: Mapping[str, FloatArray], config: TrialConfig) -> list[str]:
+def _check_coordinates(table: pd.DataFrame, columns: Mapping[str, FloatArray], config: Places) -> list[str]:
     lon, lat = columns.get("longitude"), columns.get("latitude")
     if lon is None or lat is None:
         return []
@@ -186,7 +189,7 @@ def _check_coordinates(table: pd.DataFrame, columns: Mapping[str, FloatArray], c
     return problems
 
 
-def _check_site_coordinates(table: pd.DataFrame, columns: Mapping[str, FloatArray], config: TrialConfig) -> list[str]:
+def _check_site_coordinates(table: pd.DataFrame, columns: Mapping[str, FloatArray], config: Places) -> list[str]:
     if config.site is None or config.site not in table.columns or not {"longitude", "latitude"} <= set(columns):
         return []
     places = pd.DataFrame({"lon": columns["longitude"], "lat": columns["latitude"]})
@@ -217,17 +220,22 @@ def _check_weights(table: pd.DataFrame, columns: Mapping[str, FloatArray], confi
     weight, W = columns.get("weight"), columns.get("treatment")
     if weight is None:
         return []
-    bad = ~(np.isfinite(weight) & (weight >= 0))
-    if bad.any():
-        return [
-            f"weight column {config.weight!r} has {bad.sum()} missing, infinite or negative values "
-            f"({rows_of(bad, table)}); give every unit a weight of 0 or more"
-        ]
-    if not weight.any():
-        return [f"weight column {config.weight!r} is all zero; no unit would count"]
+    if problems := wrong_weights(table, weight, str(config.weight)):
+        return problems
     if W is not None and not (weight[W == 0].any() and weight[W == 1].any()):
         return [f"weight column {config.weight!r} is zero for a whole treatment arm"]
     return []
+
+
+def wrong_weights(table: pd.DataFrame, weight: FloatArray, column: str) -> list[str]:
+    """Why these are not sampling weights."""
+    bad = ~(np.isfinite(weight) & (weight >= 0))
+    if bad.any():
+        return [
+            f"weight column {column!r} has {bad.sum()} missing, infinite or negative values "
+            f"({rows_of(bad, table)}); give every unit a weight of 0 or more"
+        ]
+    return [] if weight.any() else [f"weight column {column!r} is all zero; no unit would count"]
 
 
 def _check_complete(table: pd.DataFrame, role: str, columns: Mapping[str, FloatArray], name: str | None) -> list[str]:
@@ -239,7 +247,13 @@ def _check_complete(table: pd.DataFrame, role: str, columns: Mapping[str, FloatA
 
 
 def _check_covariates(table: pd.DataFrame, columns: Mapping[str, FloatArray], config: TrialConfig) -> list[str]:
-    covariates = {c: as_numbers(table[c]) for c in dict.fromkeys(config.covariates) if c in table.columns}
+    covariates, problems = read_covariates(table, config.covariates)
+    return problems + _leaking_covariates(table, covariates, columns, config)
+
+
+def read_covariates(table: pd.DataFrame, names: Iterable[str]) -> tuple[dict[str, FloatArray], list[str]]:
+    """Numeric covariates among the table's columns, and what is wrong with the others."""
+    covariates = {c: as_numbers(table[c]) for c in dict.fromkeys(names) if c in table.columns}
     problems = []
     for name, x in covariates.items():
         if x is None:
@@ -251,8 +265,7 @@ def _check_covariates(table: pd.DataFrame, columns: Mapping[str, FloatArray], co
             problems.append(
                 f"covariate {name!r} has {np.isinf(x).sum()} infinite values ({rows_of(np.isinf(x), table)})"
             )
-    numeric = {name: x for name, x in covariates.items() if x is not None}
-    return problems + _leaking_covariates(table, numeric, columns, config)
+    return {name: x for name, x in covariates.items() if x is not None}, problems
 
 
 def _leaking_covariates(

@@ -14,7 +14,16 @@ from eo_cate.config import TrialConfig
 from eo_cate.errors import TrialError
 from eo_cate.stats.groups import connected_groups
 from eo_cate.trial.checks import check_places, check_table
-from eo_cate.trial.table import INDIVIDUAL, LEAVE_GROUP_OUT, as_labels, as_numbers, place_columns, read_table
+from eo_cate.trial.table import (
+    INDIVIDUAL,
+    LEAVE_GROUP_OUT,
+    Places,
+    as_labels,
+    as_numbers,
+    label_columns,
+    place_columns,
+    read_table,
+)
 from eo_cate.types import FloatArray, IntArray, Trial
 
 
@@ -48,7 +57,7 @@ def load_trial(config: TrialConfig, data_dir: Path) -> Trial:
     """
     trial, problems = _prepare(config, data_dir)
     if trial is None:
-        raise _list_problems(config, data_dir, problems)
+        raise list_problems(config, data_dir, problems)
     return trial
 
 
@@ -65,15 +74,16 @@ def load_sites(config: TrialConfig, data_dir: Path) -> gpd.GeoDataFrame:
     TrialError
         When a column of places is absent or wrong.
     """
-    whole = read_table(config, data_dir)
+    whole = read_table(Path(data_dir) / config.units, label_columns(config).values())
     table = whole[[column for column in dict.fromkeys(place_columns(config).values()) if column in whole.columns]]
     problems = check_places(table, config)
     if problems:
-        raise _list_problems(config, data_dir, problems)
-    return _locate(table, config)[1]
+        raise list_problems(config, data_dir, problems)
+    return locate(table, config)[1]
 
 
-def _list_problems(config: TrialConfig, data_dir: Path, problems: Sequence[str]) -> TrialError:
+def list_problems(config: Places, data_dir: Path, problems: Sequence[str]) -> TrialError:
+    """One error with every problem of a table, numbered, under the file's name."""
     rows = "\n".join(f"  {i}. {problem}" for i, problem in enumerate(problems, 1))
     return TrialError(f"{Path(data_dir) / config.units}: {len(problems)} problem(s)\n{rows}")
 
@@ -125,7 +135,7 @@ def group_units(cluster: Sequence[str], site_id: Sequence[str], sites: gpd.GeoDa
 
 def _prepare(config: TrialConfig, data_dir: Path) -> tuple[Trial | None, list[str]]:
     try:
-        table = read_table(config, data_dir)
+        table = read_table(Path(data_dir) / config.units, label_columns(config).values())
     except TrialError as error:
         return None, [str(error)]
     table, dropped = _drop_missing_outcomes(table, config)
@@ -158,7 +168,7 @@ def _numbers(table: pd.DataFrame, name: str) -> FloatArray:
     return values
 
 
-def _locate(table: pd.DataFrame, config: TrialConfig) -> tuple[list[str], gpd.GeoDataFrame]:
+def locate(table: pd.DataFrame, config: Places) -> tuple[list[str], gpd.GeoDataFrame]:
     """Site of each unit, and the sites."""
     lon, lat = _numbers(table, config.longitude), _numbers(table, config.latitude)
     site_id = [str(label) for label in as_labels(table[config.site])] if config.site else _site_names(lon, lat)
@@ -175,7 +185,7 @@ def _build(table: pd.DataFrame, config: TrialConfig, dropped: int) -> Trial:
         return [str(label) for label in as_labels(table[name])]
 
     unit_id = labels(config.unit_id) if config.unit_id else [str(row) for row in table.index]
-    site_id, sites = _locate(table, config)
+    site_id, sites = locate(table, config)
     cluster = unit_id if config.cluster == INDIVIDUAL else labels(config.cluster)
     group = group_units(cluster, site_id, sites)
     if len(np.unique(group)) < 2:

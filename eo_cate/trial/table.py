@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -14,6 +16,30 @@ from eo_cate.types import BoolArray, FloatArray
 
 LEAVE_GROUP_OUT = "leave_group_out_share"
 INDIVIDUAL = "unit"
+
+
+class Places(Protocol):
+    """A section of the configuration that names a table of units and the columns of their places."""
+
+    @property
+    def units(self) -> Path:
+        """The table."""
+        ...
+
+    @property
+    def longitude(self) -> str:
+        """Column of longitude."""
+        ...
+
+    @property
+    def latitude(self) -> str:
+        """Column of latitude."""
+        ...
+
+    @property
+    def site(self) -> str | None:
+        """Column of the place's name."""
+        ...
 
 
 def label_columns(config: TrialConfig) -> dict[str, str]:
@@ -40,25 +66,25 @@ def number_columns(config: TrialConfig) -> dict[str, str]:
     return {role: column for role, column in roles.items() if column is not None}
 
 
-def place_columns(config: TrialConfig) -> dict[str, str]:
+def place_columns(config: Places) -> dict[str, str]:
     """Role -> column, for the columns that say where units are."""
     roles = {"longitude": config.longitude, "latitude": config.latitude, "site": config.site}
     return {role: column for role, column in roles.items() if column is not None}
 
 
-def read_table(config: TrialConfig, data_dir: Path) -> pd.DataFrame:
-    """Read the units table; labels of a CSV stay text, so that "007" is not 7.
+def read_table(path: Path, labels: Iterable[str], *, option: str = "trial.units") -> pd.DataFrame:
+    """Read a table of units; columns of ``labels`` of a CSV stay text, so that "007" is not 7.
 
     Raises
     ------
     TrialError
-        When the file is absent, of another kind, damaged, empty, or names a column twice.
+        When the file is absent, of another kind, damaged, empty, or names a column twice; ``option`` is what to check.
     """
-    path = Path(data_dir) / config.units
+    path = Path(path)
     try:
-        table = _read(path, sorted(set(label_columns(config).values())))
+        table = _read(path, sorted(set(labels)))
     except OSError as error:
-        raise TrialError(f"{path.name}: cannot be read ({error.strerror or error}); check trial.units") from error
+        raise TrialError(f"{path.name}: cannot be read ({error.strerror or error}); check {option}") from error
     except (ValueError, EOFError, struct.error) as error:
         raise TrialError(f"{path.name}: not a readable {path.suffix} table ({error})") from error
     if table.columns.has_duplicates:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from eo_cate.errors import EvaluationError
 from eo_cate.evaluation import doubly_robust_scores
@@ -169,6 +170,71 @@ def test_refusal_names_the_numbers():
         estimate(draw(1), min_effective_groups=149)
     with pytest.raises(EvaluationError, match=r"but 135\.0 are needed"):
         estimate(draw(1), min_effective_share=0.9)
+
+
+def test_balanced_weights_have_the_regions_means_and_mend_odds_of_a_wrong_shape(data):
+    """A region of a smaller spread: odds linear in x overshoot its mean, and a constant tau_hat then errs with them."""
+    rng = np.random.default_rng(4)
+    cells = np.repeat(rng.normal(1.0, 0.2, (CELLS // 10, 3)), 10, axis=0)
+    people = np.repeat(rng.integers(1, 4, CELLS // 10), 10).astype(float)
+    given = {"groups": data["group"], "blocks": data["block"], "region_weights": people}
+    plain, balanced = (fit_membership(data["X"], cells, **given, balance=b) for b in (False, True))
+    target = np.average(cells, axis=0, weights=people)
+    np.testing.assert_allclose(np.average(data["X"], axis=0, weights=balanced.weights), target, atol=1e-5)
+    np.testing.assert_array_equal(balanced.odds, plain.odds)
+    assert balanced.weights.sum() == pytest.approx(plain.weights.sum())
+    assert np.abs(balanced.overlap.weighted_difference).max() < 1e-4 < np.abs(plain.overlap.weighted_difference).max()
+    truth = 1 + target[0] + 0.5 * target[1]
+    off = [abs(np.average(data["tau"], weights=m.weights) - truth) for m in (plain, balanced)]
+    assert off[1] < 1e-4 < 0.02 < off[0]
+
+
+def test_a_region_beyond_the_trial_cannot_be_balanced(data):
+    with pytest.raises(EvaluationError, match=r"no weights of the trial's units have the region's means of the 3 mod"):
+        fit_membership(data["X"], data["cells"] + [9.0, 0, 0], groups=data["group"], blocks=data["block"], balance=True)
+
+
+def test_a_survey_adds_the_error_of_its_own_sample(data, membership):
+    """By hand: linearised variance by cluster of the weighted mean; the degrees of freedom are Satterthwaite's."""
+    options = {"membership": membership, "seed": 3}
+    given = (data["scores"], data["tau"], data["cell_tau"])
+    known = transported_effect(*given, **options)
+    found = transported_effect(*given, **options, region_groups=data["block"])
+    assert found.estimate == known.estimate
+    blocks = CELLS // 100
+    totals = (data["cell_tau"] - data["cell_tau"].mean()).reshape(blocks, 100).sum(axis=1)
+    sampling = np.sqrt(np.sum(totals**2) / CELLS**2 * blocks / (blocks - 1))
+    assert found.std_err == pytest.approx(np.hypot(known.std_err, sampling), rel=1e-12)
+    degrees = found.std_err**4 / (known.std_err**4 / (known.effective_groups - 1) + sampling**4 / (blocks - 1))
+    reach = stats.t.ppf(0.975, degrees) * found.std_err
+    assert found.interval == pytest.approx((found.estimate - reach, found.estimate + reach), rel=1e-12)
+    with pytest.raises(EvaluationError, match=r"2,000 people come from 4 sampling cluster\(s\), worth 4\.0"):
+        transported_effect(*given, **options, region_groups=np.arange(CELLS) // 500)
+
+
+def test_intervals_over_surveys_hold():
+    """200 draws of trial and survey (40 clusters of 10): 95 % intervals around the population's effect.
+
+    The truth is 1 + .25 + .125; 190 of 200 are expected or more (the weights count as known, which is conservative);
+    an interval of 95 % falls below 183 in 1 of 80 studies (binomial).
+    """
+    held, short = 0, 0
+    for seed in range(200):
+        drawn = draw(1_000 + seed, shift=0.25)
+        rows = np.random.default_rng(seed).choice(CELLS // 10, 40, replace=False)
+        cells = np.flatnonzero(np.isin(np.arange(CELLS) // 10, rows))
+        membership = fit_membership(
+            drawn["X"], drawn["cells"][cells], groups=drawn["group"], blocks=np.arange(len(cells)) // 80, seed=seed
+        )
+        given = (drawn["scores"], drawn["tau"], drawn["cell_tau"][cells])
+        low, high = transported_effect(
+            *given, membership=membership, region_groups=np.arange(len(cells)) // 10, seed=seed
+        ).interval
+        held += low <= 1.375 <= high
+        low, high = transported_effect(*given, membership=membership, seed=seed).interval
+        short += low <= 1.375 <= high
+    assert held >= 183
+    assert short < held  # taking the sample for the population is what this option is against
 
 
 def test_assumption_names_the_moderators(data, membership):
