@@ -1,5 +1,6 @@
 """Readers and encoders that tests of the embeddings share; importable by dask workers."""
 
+import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -7,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 
 from eo_cate.assets import asset_path, download_assets
-from eo_cate.embeddings.encoders import EncoderSpec
+from eo_cate.embeddings.encoders import Encoder, EncoderSpec, open_spec
 from eo_cate.store import digest
 
 BANDS = ("B04", "B03", "B02")
@@ -86,6 +87,29 @@ class CountingEncoder:
             raise KeyboardInterrupt
         self.calls.append(len(images))
         return np.hstack([images.mean((2, 3)), images.std((2, 3))]).astype(np.float32)
+
+
+def check_contract(spec: EncoderSpec, px: int, images: np.ndarray) -> np.ndarray:
+    """What every encoder keeps; its features of the five images."""
+    encoder = open_spec(spec, px, 1)
+    assert isinstance(encoder, Encoder)
+    before = images.copy()
+    together = encoder.encode(images)
+    assert np.array_equal(images, before)
+    assert together.shape == (5, encoder.dim)
+    assert together.dtype == np.float32
+    assert np.isfinite(together).all()
+    assert spec.dim in (0, encoder.dim)
+    alone = np.concatenate([encoder.encode(images[i : i + 1]) for i in (4, 3, 2, 1, 0)])[::-1]
+    np.testing.assert_allclose(alone, together, rtol=1e-5, atol=1e-5 * np.abs(together).max())
+    assert not np.allclose(together[0], together[1], rtol=1e-4, atol=0)  # it sees its images
+    travelled = pickle.loads(pickle.dumps(spec))
+    assert travelled == spec
+    assert hash(travelled) == hash(spec)
+    again = travelled.build(px, 1)
+    assert again.digest == encoder.digest
+    np.testing.assert_array_equal(again.encode(images), together)
+    return together
 
 
 def spec_of(encoder: object) -> EncoderSpec:

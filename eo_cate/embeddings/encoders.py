@@ -33,6 +33,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from eo_cate.embeddings.multispectral import Pixels
 from eo_cate.embeddings.own import own_spec
 from eo_cate.embeddings.precomputed import PRECOMPUTED, with_bands
 from eo_cate.embeddings.pretrained import pretrained_spec
@@ -46,6 +47,7 @@ __all__ = [
     "Encoder",
     "EncoderSpec",
     "MeanColour",
+    "Pixels",
     "SequenceEncoder",
     "TokenEncoder",
     "encoder_spec",
@@ -157,6 +159,9 @@ ENCODERS: dict[str, EncoderSpec] = {
 FAMILIES = {
     "timm:NAME": "any ViT, Swin or CNN of timm: weights from embeddings.weights (.safetensors), else from its hub",
     "timm-random:NAME": "the same with random weights from the run's seed: a control",
+    "torchgeo:NAME": "multispectral (extra torchgeo): DOFA, Panopticon, CROMA, SSL4EO by embeddings.weights",
+    "torchgeo-random:NAME": "the same with random weights from the run's seed; and rcf, random convolutions (MOSAIKS)",
+    "terratorch:NAME": "multispectral (extra terratorch): Prithvi-EO by embeddings.weights; terratorch-random:NAME",
     "pretrained:PATH": "weights that `eo-cate pretrain` trained on with the region's own chips",
     "onnx:PATH": "a model as an ONNX file: images (b, band, y, x) to features (b, dim)",
     "python:MODULE:NAME": "a function (input_px, seed) -> Encoder or SequenceEncoder, or an EncoderSpec, of your own",
@@ -176,6 +181,7 @@ def encoder_spec(
     weights: Path | None = None,
     weights_sha256: str | None = None,
     normalisation: str | None = None,
+    pixels: Pixels | None = None,
 ) -> EncoderSpec:
     """The entry of that name: of the registry, or of one of `FAMILIES`.
 
@@ -185,11 +191,13 @@ def encoder_spec(
     bands : int
         Bands that it will be shown; controls and timm's models adapt to them.
     weights : Path or None
-        ``timm:`` only: a .safetensors file; absent: timm's hub.
+        ``timm:``, ``torchgeo:``, ``terratorch:`` only: a .safetensors file; absent: timm's hub.
     weights_sha256 : str or None
         What the sha256 of that file (or of an ``onnx:`` or ``pretrained:`` file) must be.
     normalisation : str or None
         ``timm:`` and ``onnx:`` only: ``imagenet``, ``half`` or ``none`` instead of the model's own.
+    pixels : Pixels or None
+        ``torchgeo:`` and ``terratorch:`` only, which need it: the bands shown and how they were stretched.
 
     Raises
     ------
@@ -208,8 +216,10 @@ def encoder_spec(
         from eo_cate.embeddings.timm_models import timm_spec
 
         return timm_spec(rest, weights=weights, random=family == "timm-random", **options)
+    if family.removesuffix("-random") in ("torchgeo", "terratorch") and rest:
+        return _multispectral_spec(name, weights=weights, pixels=pixels, **options)
     if weights is not None:
-        raise EmbeddingError(f"embeddings.weights is for one encoder timm:NAME, not for {name}")
+        raise EmbeddingError(f"embeddings.weights is for one encoder timm:, torchgeo: or terratorch:, not for {name}")
     if family == "onnx" and rest:
         from eo_cate.embeddings.onnx_models import onnx_spec
 
@@ -226,6 +236,21 @@ def encoder_spec(
         dim = bands if name == "mean_colour" else found.dim
         return replace(found, bands=bands, dim=dim, build=_OpenControl(name, bands))
     return with_bands(found, bands)
+
+
+def _multispectral_spec(name: str, *, bands: int, normalisation: str | None, **options: Any) -> EncoderSpec:
+    from eo_cate.embeddings.terratorch_models import terratorch_spec
+    from eo_cate.embeddings.torchgeo_models import torchgeo_spec
+
+    if normalisation is not None:
+        raise EmbeddingError(f"{name} applies its own statistics to reflectance: leave out embeddings.normalisation")
+    family, _, rest = name.partition(":")
+    options["random"] = family.endswith("-random")
+    return (
+        torchgeo_spec(rest, bands=bands, **options)
+        if family.startswith("torchgeo")
+        else terratorch_spec(rest, **options)
+    )
 
 
 def open_encoder(name: str, *, input_px: int, seed: int = 0) -> Encoder:

@@ -26,6 +26,9 @@ Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 IMAGENET: Normalisation = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF: Normalisation = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
+_ANY_PX = 64
+"""Side at which a network that takes any is compared between devices."""
+
 _PATCH, _GRID = 14, 37
 _VIT_S14 = "vit_small_patch14_dinov2"
 
@@ -44,9 +47,11 @@ class NetworkEncoder:
     name : str
         Name in the registry.
     module : torch.nn.Module
-        (b, 3, input_px, input_px) -> (b, dim).
-    dim, input_px : int
-        Number of features; side of the images.
+        (b, band, input_px, input_px) -> (b, dim).
+    dim : int
+        Number of features.
+    input_px : int or None
+        Side of the images; None: any.
     normalisation : (mean, std)
         Per channel, for images in [0, 1].
     weights : str
@@ -69,7 +74,7 @@ class NetworkEncoder:
         module: torch.nn.Module,
         *,
         dim: int,
-        input_px: int,
+        input_px: int | None,
         normalisation: Normalisation,
         weights: str,
         prefix_tokens: int | None = None,
@@ -81,8 +86,8 @@ class NetworkEncoder:
         self.architecture, self.normalisation = architecture, normalisation
         self._one_by_one, self._prefix_tokens = one_by_one, prefix_tokens
         module = module.eval().requires_grad_(requires_grad=False)
-        bands = len(normalisation[0])
-        self.device = choose_device(module, (bands, input_px, input_px), device, name=name)
+        bands, side = len(normalisation[0]), input_px or _ANY_PX
+        self.device = choose_device(module, (bands, side, side), device, name=name)
         self._module = module.to(self.device)
         parts = (weights, PREPROCESSING, normalisation)
         self.digest = digest(*parts) if self.device == "cpu" else digest(*parts, self.device)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eo_cate.assets import asset
+from eo_cate.embeddings.multispectral import Pixels
 
 
 class Model(Protocol):
@@ -102,6 +103,8 @@ class EncoderSpec:
         Encoder whose weights these were trained on from; empty: none that is known here.
     years : tuple of float
         A `SequenceEncoder` only: when each of the periods was that it is shown; empty: one image.
+    pixels : Pixels or None
+        Bands and stretch that it was made for, where it brings images back to reflectance; it takes no others.
     """
 
     name: str
@@ -123,6 +126,7 @@ class EncoderSpec:
     where: str = "none"
     base: str = ""
     years: tuple[float, ...] = ()
+    pixels: Pixels | None = None
 
     @property
     def weights_sha256(self) -> str:

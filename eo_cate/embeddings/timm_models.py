@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from eo_cate.embeddings.networks import HALF, IMAGENET, NetworkEncoder, Normalisation, spread
 from eo_cate.embeddings.spec import EncoderSpec
-from eo_cate.embeddings.weights import HF_CLIP, clip_from_hf, tensors_digest
+from eo_cate.embeddings.weights import HF_CLIP, check_weights_file, clip_from_hf, tensors_digest
 from eo_cate.errors import EmbeddingError, WeightsError
 from eo_cate.store import file_digest
 
@@ -91,7 +91,7 @@ def timm_spec(
     _check_name(model)
     if random and weights is not None:
         raise EmbeddingError(f"timm-random:{model} draws its weights: leave out embeddings.weights")
-    sha256 = "" if weights is None else _check_file(weights, weights_sha256)
+    sha256 = "" if weights is None else check_weights_file(weights, weights_sha256)
     outline, cfg = _outline(model, bands)
     named = NORMALISATIONS[normalisation] if normalisation else (tuple(cfg["mean"]), tuple(cfg["std"]))
     source = "random" if random else "hub" if weights is None else "file"
@@ -125,17 +125,6 @@ def _check_name(model: str) -> None:
     raise EmbeddingError(f"timm {timm.__version__} has no model {model!r}; did you mean {' or '.join(near)}?")
 
 
-def _check_file(path: Path, expected: str | None) -> str:
-    if path.suffix != ".safetensors":
-        raise WeightsError(f"{path}: weights are read from .safetensors only (a pickle may run code): convert it first")
-    if not path.is_file():
-        raise WeightsError(f"{path}: there is no such file (embeddings.weights, relative to the data directory)")
-    found = file_digest(path)
-    if expected is not None and found != expected.lower():
-        raise WeightsError(f"{path}: its sha256 is {found}, embeddings.weights_sha256 says {expected}")
-    return found
-
-
 def _outline(model: str, bands: int) -> tuple[Any, dict[str, Any]]:
     """The module without memory, and timm's description of its weights."""
     try:
@@ -167,7 +156,7 @@ def _create(wanted: OpenTimm, input_px: int, seed: int) -> Any:
         try:
             module = timm.create_model(wanted.model, **options)
             if wanted.source == "random":
-                _open_gates(module)
+                open_gates(module)
             _try(module, wanted.bands, input_px)
         except Exception as error:  # timm, the hub and its transport raise errors of every kind
             raise _explain(wanted, input_px, error) from error
@@ -197,7 +186,7 @@ def _try(module: Any, bands: int, input_px: int) -> None:
         raise ValueError(f"gives features of shape {tuple(found.shape)}, expected (1, {module.num_features})")
 
 
-def _open_gates(module: torch.nn.Module) -> None:
+def open_gates(module: torch.nn.Module) -> None:
     """LayerScale of 1: with timm's 1e-5 a random network is nearly the identity."""
     for name, value in module.named_parameters():
         if name.endswith("gamma"):

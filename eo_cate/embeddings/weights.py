@@ -11,6 +11,7 @@ import torch
 
 from eo_cate.assets import asset, asset_path
 from eo_cate.errors import WeightsError
+from eo_cate.store import file_digest
 
 Tensors = dict[str, torch.Tensor]
 
@@ -132,6 +133,24 @@ def clip_from_hf(tensors: Tensors) -> Tensors:
         for kind in _KINDS:
             found[f"{target}.attn.qkv.{kind}"] = torch.cat([own[f"{source}.self_attn.{p}_proj.{kind}"] for p in "qkv"])
             found |= {f"{target}.{name}.{kind}": own[f"{source}.{theirs}.{kind}"] for name, theirs in names.items()}
+    return found
+
+
+def check_weights_file(path: Path, expected: str | None) -> str:
+    """sha256 of a user's weight file.
+
+    Raises
+    ------
+    WeightsError
+        When it is no .safetensors file, is absent, or is another than ``expected``.
+    """
+    if path.suffix != ".safetensors":
+        raise WeightsError(f"{path}: weights are read from .safetensors only (a pickle may run code): convert it first")
+    if not path.is_file():
+        raise WeightsError(f"{path}: there is no such file (embeddings.weights, relative to the data directory)")
+    found = file_digest(path)
+    if expected is not None and found != expected.lower():
+        raise WeightsError(f"{path}: its sha256 is {found}, embeddings.weights_sha256 says {expected}")
     return found
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from eo_cate.config import EmbeddingsConfig, RunConfig
-from eo_cate.embeddings import EncoderSpec, check_mode, encoder_spec, native_px, open_spec, scales_in_pixels
+from eo_cate.config.embeddings import WEIGHTED
+from eo_cate.embeddings import EncoderSpec, Pixels, check_mode, encoder_spec, native_px, open_spec, scales_in_pixels
 from eo_cate.errors import EmbeddingError
 from eo_cate.steps.context import Run
 
@@ -25,19 +26,26 @@ def open_specs(settings: EmbeddingsConfig, data_dir: Path) -> tuple[EncoderSpec,
     for name in settings.encoders:
         family, _, rest = name.partition(":")
         files = family in ("onnx", "pretrained")
+        weighted = family in WEIGHTED
         specs.append(
             encoder_spec(
                 f"{family}:{data_dir / rest}" if files else name,
                 bands=len(settings.bands),
-                weights=data_dir / settings.weights if settings.weights and family == "timm" else None,
-                weights_sha256=settings.weights_sha256 if files or family == "timm" else None,
+                weights=data_dir / settings.weights if settings.weights and weighted else None,
+                weights_sha256=settings.weights_sha256 if files or weighted else None,
                 normalisation=settings.normalisation,
+                pixels=pixels_of(settings),
             )
         )
     names = [spec.name for spec in specs]
     if len(set(names)) < len(names):
         raise EmbeddingError(f"encoders must have different names, got {names}: rename a file")
     return tuple(specs)
+
+
+def pixels_of(settings: EmbeddingsConfig) -> Pixels:
+    """What encoders are shown, for those that bring it back to reflectance."""
+    return Pixels(settings.bands, settings.stretch, settings.reflectance, settings.wavelengths_nm, settings.statistics)
 
 
 def pretrained_pairs(run: Run) -> list[tuple[str, str]]:

@@ -1,18 +1,16 @@
 """Encoders by name: timm, ONNX, precomputed, one's own; and the contract that each of them keeps."""
 
-import pickle
-
 import numpy as np
 import onnx
 import pytest
 import timm
 import torch
-from helpers_embeddings import ArrayReader
+from helpers_embeddings import ArrayReader, check_contract
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import save_file
 
 from eo_cate.assets import download_assets
-from eo_cate.embeddings import ENCODERS, Encoder, embed_sites, encoder_spec, open_spec
+from eo_cate.embeddings import ENCODERS, embed_sites, encoder_spec, open_spec
 from eo_cate.errors import EmbeddingError, EoCateError, WeightsError
 from eo_cate.executor import Executor
 from eo_cate.store import Store, file_digest
@@ -81,27 +79,10 @@ def spec_for(name, folder):
 @pytest.mark.parametrize("name", [*ENCODERS, *FAMILY])
 def test_every_encoder_keeps_the_contract(name, folder):
     spec, px, bands = spec_for(name, folder)
-    encoder = open_spec(spec, px, 1)
-    assert isinstance(encoder, Encoder)
     images = np.random.default_rng(0).random((5, bands, px, px), dtype=np.float32)
     if name == "precomputed:alphaearth":  # its images are numbers of int8
         images = np.rint(images * 254 - 127)
-    before = images.copy()
-    together = encoder.encode(images)
-    assert np.array_equal(images, before)
-    assert together.shape == (5, encoder.dim)
-    assert together.dtype == np.float32
-    assert np.isfinite(together).all()
-    assert spec.dim in (0, encoder.dim)
-    alone = np.concatenate([encoder.encode(images[i : i + 1]) for i in (4, 3, 2, 1, 0)])[::-1]
-    np.testing.assert_allclose(alone, together, rtol=1e-5, atol=1e-5 * np.abs(together).max())
-    assert not np.allclose(together[0], together[1], rtol=1e-4, atol=0)  # it sees its images
-    travelled = pickle.loads(pickle.dumps(spec))
-    assert travelled == spec
-    assert hash(travelled) == hash(spec)
-    again = travelled.build(px, 1)
-    assert again.digest == encoder.digest
-    np.testing.assert_array_equal(again.encode(images), together)
+    check_contract(spec, px, images)
 
 
 def test_the_digest_follows_weights_normalisation_and_seed(folder, tmp_path):
