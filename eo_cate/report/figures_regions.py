@@ -166,7 +166,9 @@ def draw_overlap(overlap: Overlap) -> Figure:
     balance.set_title("Moderators: trial less region")
     balance.set_xlabel("standard deviations of the region")
     balance.set_ylim(-0.7, len(rows) + 1.3)
-    balance.legend(loc="upper right", fontsize=9, ncols=2)
+    balance.legend(
+        loc="upper right", fontsize=9, ncols=2, frameon=True, facecolor="white", edgecolor="none", framealpha=1
+    )
     return figure
 
 

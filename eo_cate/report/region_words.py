@@ -15,6 +15,7 @@ HEAD = (
     "Composite", "Transported", "Effective groups",
 )  # fmt: skip
 SURVEY_HEAD = ("Surveyed", "By image and covariates")
+_EFFECTS = ("Region", "Direct", "Synthetic", "Composite", "Transported", "By image and covariates", "True effect")
 WORTHWHILE = 0.9
 """An order of places is said to help when it lowers the mean loss below this share of the random order's."""
 LIMITS = (
@@ -55,6 +56,14 @@ def region_cells(shown: RegionShown) -> list[tuple[str, ...]]:
         }  # fmt: skip
         rows.append(tuple(cells[name] for name in head))
     return rows
+
+
+def split_cells(cells: list[tuple[str, ...]]) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
+    """The table of regions as two that fit a page: effects, and what they rest on."""
+    effects = [j for j, name in enumerate(cells[0]) if name in _EFFECTS]
+    basis = [j for j, name in enumerate(cells[0]) if name not in _EFFECTS or name == "Region"]
+    effect_rows, basis_rows = ([tuple(row[j] for j in columns) for row in cells] for columns in (effects, basis))
+    return effect_rows, basis_rows
 
 
 def reasons(shown: RegionShown) -> list[tuple[str, str]]:
@@ -190,11 +199,13 @@ def region_context(shown: RegionShown | None) -> dict[str, Any] | None:
     """What the report's section shows, as text; None without a region."""
     if shown is None:
         return None
+    table, basis = split_cells(region_cells(shown))
     return {
         "support": support_words(shown),
         "bands": band_words(shown),
         "notes": shown.notes,
-        "table": region_cells(shown),
+        "table": table,
+        "basis": basis,
         "people": bool(shown.table["population"].notna().any()),
         "reasons": reasons(shown),
         "transport": transport_words(shown),
