@@ -103,6 +103,11 @@ class EmbeddingsConfig(Part):
         description="Per band: the pixel values that become 0 and 1. Fixed, so that all chips are treated alike. Not "
         "for precomputed embeddings.",
     )
+    stretch_percentiles: tuple[float, float] | None = Field(
+        None,
+        description="Instead of stretch: these percentiles of the pixels of the trial's sites (largest crops, all "
+        "periods) become 0 and 1, e.g. [2, 98]. Found once per trial, never per chip; not for torchgeo:, terratorch:.",
+    )
     max_missing: float = Field(
         0.0,
         ge=0,
@@ -136,12 +141,23 @@ class EmbeddingsConfig(Part):
             raise ValueError(f"stretch: low must be below high in each pair, got {[list(s) for s in self.stretch]}")
         return self
 
+    def _check_percentiles(self, low: float, high: float) -> None:
+        if not 0 <= low < high <= 100:
+            raise ValueError(f"stretch_percentiles: must be 0 <= low < high <= 100, got {[low, high]}")
+        if self.stretch:
+            raise ValueError("give stretch or stretch_percentiles, one of them")
+        unfit = [name for name in self.encoders if name.startswith((*REFLECTANCE, "precomputed"))]
+        if unfit:
+            raise ValueError(f"stretch_percentiles: {unfit} take pixels by their values; give a stretch")
+
     def _check_encoders(self) -> None:
         names = self.encoders
         if not names or len(set(names)) < len(names):
             raise ValueError(f"encoder: name one encoder or several different ones, got {list(names)}")
         stretched = [name for name in names if not name.startswith("precomputed")]
-        if len(self.bands) != len(self.stretch) and (self.stretch or stretched):
+        if self.stretch_percentiles is not None:
+            self._check_percentiles(*self.stretch_percentiles)
+        elif len(self.bands) != len(self.stretch) and (self.stretch or stretched):
             raise ValueError(f"{len(self.bands)} bands but {len(self.stretch)} stretch pairs")
         weighted = tuple(f"{family}:" for family in WEIGHTED)
         if self.weights is not None and sum(name.startswith(weighted) for name in names) != 1:

@@ -18,6 +18,7 @@ from eo_cate.imagery.land_cover import check_land_cover
 from eo_cate.steps.encoders import resolve_scales, try_specs
 from eo_cate.steps.estimators import check_engine
 from eo_cate.steps.fetch import Fetched, fetch_imagery
+from eo_cate.steps.stretch import resolve_stretch
 from eo_cate.trial import load_trial
 from eo_cate.types import ChipReader, Trial
 
@@ -31,7 +32,7 @@ class Inputs:
     Parameters
     ----------
     config : RunConfig
-        As given, the sides of crops in pixels.
+        As given, the sides of crops in pixels, the stretch in pixel values.
     trial : Trial
         All of its sites have complete pixels at every scale, in every period.
     readers : mapping of str to ChipReader
@@ -79,6 +80,7 @@ def open_inputs(config: RunConfig, data_dir: Path, *, run_dir: Path | None = Non
     allowed = missing_options(resolved)
     for reader in readers.values():
         trial = drop_incomplete(trial, reader, largest, policy=config.imagery.incomplete_sites, **allowed)
+    resolved = resolve_stretch(resolved, readers, list(trial.sites.index))
     inputs = Inputs(resolved, trial, readers, fetched=fetched)
     return inputs if config.map is None or inputs.reader.grid is None else _with_cells(inputs, data_dir, largest)
 

@@ -17,6 +17,7 @@ from eo_cate.errors import EmbeddingError, WeightsError
 from eo_cate.imagery import complete_sites
 from eo_cate.steps.encoders import open_specs, resolve_scales
 from eo_cate.steps.inputs import BEFORE, missing_options, open_cells, open_readers
+from eo_cate.steps.stretch import resolve_stretch
 from eo_cate.store import file_digest, write_atomic
 from eo_cate.trial import load_sites
 from eo_cate.types import ChipReader
@@ -73,6 +74,7 @@ def find_places(config: RunConfig, data_dir: Path, run_dir: Path, *, progress: b
     complete = np.all([complete_sites(reader, places, largest, **options) for reader in readers.values()], axis=0)
     kept = tuple(place for place, ok in zip(places, complete, strict=True) if ok)
     num_sites = int(complete[: len(sites)].sum())
+    config = resolve_stretch(config, readers, kept[:num_sites])
     counts = {"sites": num_sites, "cells": len(kept) - num_sites, "incomplete": len(places) - len(kept)}
     return Places(config, readers, kept, counts)
 
