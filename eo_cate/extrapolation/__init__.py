@@ -11,17 +11,25 @@ from eo_cate.extrapolation.applicability import (
 from eo_cate.extrapolation.area import RegionCells, equal_area_crs, lay_cells, read_region, tile_blocks
 from eo_cate.extrapolation.bands import Bands, band_width, calibrate_bands, widen_bands
 from eo_cate.extrapolation.cells import find_sampled, map_cells
+from eo_cate.extrapolation.composite import CompositeEstimates, composite_estimates
 from eo_cate.extrapolation.excess import EffectError, effect_error
 from eo_cate.extrapolation.fay_herriot import SmallAreas, fay_herriot
 from eo_cate.extrapolation.heterogeneity_map import MapComparison, compare_map, predict_cells
 from eo_cate.extrapolation.membership import Membership, Overlap, fit_membership, membership_odds
 from eo_cate.extrapolation.raster import raster_from_cells, read_raster_at, write_cog
-from eo_cate.extrapolation.regions import DirectEstimates, SyntheticEstimates, direct_estimates, synthetic_estimates
+from eo_cate.extrapolation.regions import (
+    DirectEstimates,
+    SyntheticEstimates,
+    direct_estimates,
+    pool_errors,
+    synthetic_estimates,
+)
 from eo_cate.extrapolation.transport import TransportedEffect, state_assumption, transported_effect
 
 __all__ = [
     "Applicability",
     "Bands",
+    "CompositeEstimates",
     "DirectEstimates",
     "EffectError",
     "MapComparison",
@@ -38,6 +46,7 @@ __all__ = [
     "calibrate_bands",
     "compare_map",
     "compare_places",
+    "composite_estimates",
     "describe_training",
     "direct_estimates",
     "effect_error",
@@ -48,6 +57,7 @@ __all__ = [
     "lay_cells",
     "map_cells",
     "membership_odds",
+    "pool_errors",
     "predict_cells",
     "raster_from_cells",
     "read_raster_at",

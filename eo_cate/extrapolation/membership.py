@@ -227,7 +227,7 @@ def _cross_fit(
 
 def _balance(weights: FloatArray, trial: FloatArray, target: FloatArray, names: tuple[str, ...]) -> FloatArray:
     """Weights times exp(l'x), of the same sum, whose mean of x is the target: the minimum of a convex function of l."""
-    from scipy.optimize import minimize
+    from scipy.optimize import Bounds, minimize
 
     used = weights > 0
     share, spread = weights[used] / weights.sum(), trial[used].std(axis=0)
@@ -238,9 +238,10 @@ def _balance(weights: FloatArray, trial: FloatArray, target: FloatArray, names: 
         tilted = share * np.exp(power - power.max())
         return float(np.log(tilted.sum()) + power.max()), np.asarray(tilted @ away / tilted.sum())
 
-    bounds = [(-_STEEPEST, _STEEPEST)] * len(target)
-    options = {"gtol": _BALANCED, "ftol": 0.0, "maxiter": 2_000, "maxfun": 20_000}
-    found = minimize(tilt, np.zeros(len(target)), jac=True, method="L-BFGS-B", bounds=bounds, options=options)
+    found = minimize(
+        tilt, np.zeros(len(target)), jac=True, method="L-BFGS-B", bounds=Bounds(-_STEEPEST, _STEEPEST),
+        options={"gtol": _BALANCED, "ftol": 0.0, "maxiter": 2_000, "maxfun": 20_000},
+    )  # fmt: skip
     left = np.abs(tilt(found.x)[1])
     if not left.max() <= 10 * _BALANCED:
         worst = names[int(left.argmax())]

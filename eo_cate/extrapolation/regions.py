@@ -28,6 +28,8 @@ class DirectEstimates:
         the region holds a single group.
     num_units, num_groups : (K,) int64
         0 where suppressed: a count of few people can identify them.
+    effective_groups : (K,) float64
+        (sum of weights)^2 / sum of (groups' weights)^2; NaN where suppressed.
     suppressed : (K,) bool
         Fewer than ``min_units`` units.
     """
@@ -37,6 +39,7 @@ class DirectEstimates:
     std_err: FloatArray
     num_units: IntArray
     num_groups: IntArray
+    effective_groups: FloatArray
     suppressed: BoolArray
 
 
@@ -113,6 +116,8 @@ def direct_estimates(
     sums = np.bincount(pair, weights=(weights * (scores - estimate[region]))[present])
     several = np.where(num_groups > 1, num_groups, np.nan)
     variance = _divide(np.bincount(owner, weights=sums**2, minlength=K), total**2) * several / (several - 1)
+    sizes = np.bincount(pair, weights=weights[present])
+    effective = _divide(total**2, np.bincount(owner, weights=sizes**2, minlength=K))
 
     suppressed = num_units < min_units
     return DirectEstimates(
@@ -121,8 +126,38 @@ def direct_estimates(
         std_err=np.where(suppressed, np.nan, np.sqrt(variance)),
         num_units=np.where(suppressed, 0, num_units).astype(np.int64),
         num_groups=np.where(suppressed, 0, num_groups).astype(np.int64),
+        effective_groups=np.where(suppressed, np.nan, effective),
         suppressed=suppressed,
     )
+
+
+def pool_errors(direct: DirectEstimates) -> FloatArray:
+    """Standard errors (K,) of direct estimates from one variance between groups, the mean of all regions'.
+
+    A variance from six groups is off by half of itself, and a weight that rests on it goes along; pooled over regions
+    it rests on all groups. ASSUMED: groups vary alike in all regions. Regions of a single group get an error too,
+    suppressed ones none (NaN).
+
+    Raises
+    ------
+    EvaluationError
+        When no region has two groups, or none varies.
+
+    Notes
+    -----
+    A generalised variance function (Rao and Molina 2015, section 6.4.1) of one parameter: error_i^2 = s^2 / n_i, n_i
+    the effective groups, s^2 = sum (G_i - 1) n_i std_err_i^2 / sum (G_i - 1).
+    """
+    several = np.isfinite(direct.std_err)
+    freedom = (direct.num_groups - 1)[several]
+    own = (direct.effective_groups * direct.std_err**2)[several]
+    variance = float(np.sum(freedom * own) / freedom.sum()) if several.any() else 0.0
+    if not variance > 0:
+        raise EvaluationError(
+            f"{int(several.sum())} of {len(several)} regions have two groups, and their variance is {variance:g}: "
+            "there is no error to pool"
+        )
+    return np.asarray(np.sqrt(variance / direct.effective_groups))
 
 
 def synthetic_estimates(

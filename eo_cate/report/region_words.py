@@ -24,7 +24,8 @@ LIMITS = (
     "The map is the model's mean for places that look alike. A band holds a cell's effect nine times out of ten where "
     "it is supported; where it is not, nothing is promised.",
     "Synthetic estimates rest on the model alone. Direct ones rest on the trial's units in the region, of which there "
-    "are few. The composite weighs the two; the model saw the same units, so their errors are not quite apart.",
+    "are few. The composite weighs the two, the map taken as if it had not seen the region's units; where there are "
+    "none it supposes that the region is like those with units.",
     "Transported effects hold under the assumption printed with them, which no figure here can test.",
 )
 

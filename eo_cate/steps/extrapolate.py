@@ -19,7 +19,7 @@ from eo_cate.steps.map_model import MapModel, fit_map
 from eo_cate.steps.region_area import Area
 from eo_cate.steps.region_bands import fit_bands
 from eo_cate.steps.region_cells import CellValues, predict_region
-from eo_cate.steps.region_checks import check_truth
+from eo_cate.steps.region_checks import check_survey, check_truth
 from eo_cate.steps.region_effects import (
     CODES,
     UNDECIDED,
@@ -31,6 +31,7 @@ from eo_cate.steps.region_effects import (
     tabulate_regions,
     transport,
 )
+from eo_cate.steps.region_people import embed_people
 from eo_cate.steps.region_risk import weigh_silence
 from eo_cate.steps.region_survey import carry_to_survey
 from eo_cate.types import FloatArray
@@ -68,17 +69,22 @@ def extrapolate_region(run: Run, inputs: Inputs, area: Area, model: MapModel) ->
     inside = np.isin(support, (YES, UNDECIDED))
     overall = _transport_all(run, side, region, values, np.flatnonzero(inside), people)
     table = tabulate_regions(
-        run, inputs.trial, side, area.polygons, region, values, support, people, min_units=settings.min_units
-    )
+        run, inputs.trial, side, area.polygons, region, values, support, people, fitted.error,
+        min_units=settings.min_units,
+        chip_m=max(run.config.embeddings.scales) * (inputs.reader.resolution_m or 0.0),
+    )  # fmt: skip
     surveyed = None
     if area.surveyed is not None:
+        seen = embed_people(run, area.readers, area.surveyed.people)
         surveyed, table = carry_to_survey(
-            run, inputs.trial, area.readers, model, side, area.surveyed, table, min_units=settings.min_units
+            run, inputs.trial, model, side, area.surveyed, seen, table, min_units=settings.min_units
         )
     truth = None
     if settings.true_effect is not None:
         truth = extrapolation.read_raster_at(run.data_dir / settings.true_effect, region.cells, region.grid)
     check = None if truth is None else check_truth(region, values, support, band, bands, truth, people, table)
+    if surveyed is not None and (known := check_survey(surveyed, table)):
+        check = (check or {}) | known
     columns = {
         **{name: getattr(values, name) for name in ("tau_hat", "std_err")},
         "band": band,

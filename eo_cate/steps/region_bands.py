@@ -16,6 +16,7 @@ from eo_cate.extrapolation import Bands, EffectError
 from eo_cate.shards import compute_stored
 from eo_cate.steps.context import Run
 from eo_cate.steps.map_model import MapModel
+from eo_cate.steps.region_composite import MapError
 from eo_cate.steps.region_effects import TrialSide, find_regions
 from eo_cate.store import Store
 from eo_cate.types import BoolArray, FloatArray, IntArray, Trial
@@ -28,11 +29,12 @@ _VERSION = 1
 
 @dataclass(frozen=True)
 class FittedBands:
-    """Bands, or None and why; ``notes`` say in words what they rest on."""
+    """Bands, or None and why; ``notes`` say in words what they rest on; ``error`` is what polygons' effects need."""
 
     bands: Bands | None
     reason: str
     notes: tuple[str, ...]
+    error: MapError
 
 
 @dataclass(frozen=True)
@@ -44,30 +46,41 @@ class _LeftOut:
 
 def fit_bands(run: Run, trial: Trial, model: MapModel, side: TrialSide, polygons: gpd.GeoDataFrame) -> FittedBands:
     """Calibrated 90 % bands, widened where effects of districts that were left out are further off."""
+    owner, names = pd.factorize(find_regions(trial, polygons))  # NOWHERE outside all polygons
+    sets = np.where(owner == NOWHERE, NOWHERE, owner % MAX_FITS).astype(np.int64)
+    left_out, trouble = _try_left_out(run, model, sets, len(names))
     noise, why = _effect_error(model, side, side.tau_hat, side.dissimilarity, side.known)
+    error = MapError(left_out, noise.mean_square if noise is not None and np.isfinite(noise.mean_square) else 0.0)
     try:
         bands = _calibrate(side, side.tau_hat, side.dissimilarity, side.known, noise)
-    except EvaluationError as error:
-        return FittedBands(None, str(error), ())
-    notes = (f"The variances of the arms were not compared for it: {why}.",) if why else ()
-    owner, names = pd.factorize(find_regions(trial, polygons))  # NOWHERE outside all polygons
-    if len(names) < 2:
-        about = f"The trial lies in {len(names)} of the region's polygons, so none could be left out."
-        return FittedBands(bands, "", (*notes, about))
-    sets = np.where(owner == NOWHERE, NOWHERE, owner % MAX_FITS).astype(np.int64)
+    except EvaluationError as failure:
+        return FittedBands(None, str(failure), (), error)
+    notes = [f"The variances of the arms were not compared for it: {why}."] if why else []
+    if left_out is None:
+        return FittedBands(bands, "", (*notes, trouble), error)
     try:
-        bands = extrapolation.widen_bands(bands, _leave_polygons_out(run, trial, model, side, sets))
-    except EoCateError as error:
-        return FittedBands(bands, "", (*notes, f"Leaving polygons out gave no band: {error}."))
+        bands = extrapolation.widen_bands(bands, _band_of_polygons(trial, model, side, sets, left_out))
+    except EoCateError as failure:
+        return FittedBands(bands, "", (*notes, f"Leaving polygons out gave no band: {failure}."), error)
     how = "each in turn" if len(names) <= MAX_FITS else f"in {MAX_FITS} sets"
     about = f"The {len(names)} polygons with units of the trial were left out too, {how}; the wider band is used."
-    return FittedBands(bands, "", (*notes, about))
+    return FittedBands(bands, "", (*notes, about), error)
 
 
-def _leave_polygons_out(run: Run, trial: Trial, model: MapModel, side: TrialSide, sets: IntArray) -> Bands:
-    tau_hat, places, used = predict_left_out(run, model, sets), _dissimilarity(model, trial, sets), sets != NOWHERE
-    noise, _ = _effect_error(model, side, tau_hat, places, used)
-    return _calibrate(side, tau_hat, places, used, noise)
+def _try_left_out(run: Run, model: MapModel, sets: IntArray, num_polygons: int) -> tuple[FloatArray | None, str]:
+    """`predict_left_out`, or None and why there is nothing."""
+    if num_polygons < 2:
+        return None, f"The trial lies in {num_polygons} of the region's polygons, so none could be left out."
+    try:
+        return predict_left_out(run, model, sets), ""
+    except EoCateError as failure:
+        return None, f"Leaving polygons out gave no band: {failure}."
+
+
+def _band_of_polygons(trial: Trial, model: MapModel, side: TrialSide, sets: IntArray, left_out: FloatArray) -> Bands:
+    places, used = _dissimilarity(model, trial, sets), sets != NOWHERE
+    noise, _ = _effect_error(model, side, left_out, places, used)
+    return _calibrate(side, left_out, places, used, noise)
 
 
 def predict_left_out(run: Run, model: MapModel, sets: IntArray) -> FloatArray:

@@ -7,6 +7,7 @@ import pandas as pd
 from scipy.stats import spearmanr
 
 from eo_cate.extrapolation import Bands, RegionCells
+from eo_cate.report import SurveyShown
 from eo_cate.steps.region_cells import CellValues
 from eo_cate.steps.region_effects import OUTSIDE, UNDECIDED, YES
 from eo_cate.types import FloatArray
@@ -61,6 +62,20 @@ def _check_regions(
         known = np.isfinite(own) & np.isfinite(low)
         held = ((low <= own) & (own <= high))[known]
         found |= {f"regions, {name}": int(known.sum()), f"regions whose {name} interval holds": int(held.sum())}
+    return found
+
+
+def check_survey(survey: SurveyShown, table: pd.DataFrame) -> dict[str, float]:
+    """Whether the intervals by image and covariates hold: of all people who count, and of the polygons'."""
+    found: dict[str, float] = {}
+    if survey.transported is not None and survey.true_effect is not None:
+        low, high = survey.transported.interval
+        found["survey, true effect of those who count"] = survey.true_effect
+        found["survey, interval holds"] = float(low <= survey.true_effect <= high)
+    if "survey_true_effect" in table:
+        known = table.dropna(subset=["survey_transported", "survey_true_effect"])
+        held = known["survey_true_effect"].between(known["survey_transported_low"], known["survey_transported_high"])
+        found |= {"regions, survey": len(known), "regions whose survey interval holds": int(held.sum())}
     return found
 
 

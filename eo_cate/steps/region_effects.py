@@ -13,11 +13,12 @@ from scipy import stats
 
 from eo_cate import evaluation, extrapolation
 from eo_cate.errors import EvaluationError
-from eo_cate.extrapolation import Membership, RegionCells, TrainingSpace, TransportedEffect
+from eo_cate.extrapolation import DirectEstimates, Membership, RegionCells, TrainingSpace, TransportedEffect
 from eo_cate.stats.folds import group_folds
 from eo_cate.steps.context import Run
 from eo_cate.steps.map_model import MapModel
 from eo_cate.steps.region_cells import CellValues
+from eo_cate.steps.region_composite import MapError, add_composite, share_places
 from eo_cate.types import BoolArray, FloatArray, IntArray, Trial
 
 MEMBERSHIP_CELLS = 20_000
@@ -144,16 +145,23 @@ def tabulate_regions(
     values: CellValues,
     support: FloatArray,
     people: FloatArray | None,
+    error: MapError,
     *,
     min_units: int,
+    chip_m: float,
 ) -> pd.DataFrame:
-    """One row per polygon, columns `COLUMNS`, in the order of the file; what cannot be said is NaN, with a reason."""
+    """One row per polygon, columns `COLUMNS`, in the order of the file; what cannot be said is NaN, with a reason.
+
+    ``chip_m`` is the side of the largest chip in metres (`share_places`).
+    """
     table = _count_cells(polygons, region, support, people)
     reasons: dict[str, list[str]] = {name: [] for name in table["region"]}
-    _add_direct(table, trial, side, polygons, reasons, min_units)
+    owner = find_regions(trial, polygons)
+    _add_direct(table, side, owner, reasons, min_units)
     inside = np.isin(support, (YES, UNDECIDED))
     _add_synthetic(table, region, values, inside, people, reasons)
-    _add_composite(table, reasons)
+    place_share = share_places(region, inside, people, chip_m)
+    add_composite(table, error, side.tau_hat, owner, side.weights, place_share, reasons, level=LEVEL)
     _add_transported(run, table, side, region, values, inside, people, reasons)
     table["reason"] = ["; ".join(reasons[name]) for name in table["region"]]
     return table[list(COLUMNS)]
@@ -192,13 +200,13 @@ def find_regions(trial: Trial, polygons: gpd.GeoDataFrame) -> pd.Series[Any]:
 
 def _add_direct(
     table: pd.DataFrame,
-    trial: Trial,
     side: TrialSide,
-    polygons: gpd.GeoDataFrame,
+    owner: pd.Series[Any],
     reasons: Mapping[str, list[str]],
     min_units: int,
 ) -> None:
-    owner = find_regions(trial, polygons)
+    """The estimates with their own errors, and ``pooled_std_err``, which the composite weighs them by."""
+    table["pooled_std_err"] = np.nan
     here = owner.notna().to_numpy()
     known: set[str] = set()
     if here.any():
@@ -211,7 +219,8 @@ def _add_direct(
         )
         own = pd.DataFrame(
             {
-                "direct": found.estimate, "direct_std_err": found.std_err, "units": found.num_units.astype(float),
+                "direct": found.estimate, "direct_std_err": found.std_err, "pooled_std_err": _pool(found),
+                "units": found.num_units.astype(float),
                 "groups": found.num_groups.astype(float),
             },
             index=found.regions.astype(str),
@@ -241,24 +250,12 @@ def _add_synthetic(
         reasons[name].append("no synthetic estimate: no supported cell" + ("" if people is None else " with people"))
 
 
-def _add_composite(table: pd.DataFrame, reasons: Mapping[str, list[str]]) -> None:
-    """Fay-Herriot over the polygons with a synthetic estimate, which is its covariate."""
-    rows = table["synthetic"].notna().to_numpy()
-    usable = table["direct_std_err"].gt(0).to_numpy()
+def _pool(found: DirectEstimates) -> FloatArray:
+    """NaN where there is nothing to pool: a composite then says that it has no direct estimates."""
     try:
-        found = extrapolation.fay_herriot(
-            np.where(usable, table["direct"], np.nan)[rows],
-            table["direct_std_err"].to_numpy()[rows],
-            table["synthetic"].to_numpy()[rows],
-        )
-    except EvaluationError as error:
-        for name in table["region"]:
-            reasons[name].append(f"no composite: {error}")
-        return
-    table.loc[rows, "composite"], table.loc[rows, "composite_std_err"] = found.composite, found.std_err
-    _add_interval(table, "composite", np.full(len(table), float(found.num_direct - len(found.beta))))
-    for name in table.loc[~rows, "region"]:
-        reasons[name].append("no composite: no synthetic estimate")
+        return extrapolation.pool_errors(found)
+    except EvaluationError:
+        return np.full(len(found.regions), np.nan)
 
 
 def _add_interval(table: pd.DataFrame, name: str, degrees: FloatArray) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from eo_cate import multiscale
 from eo_cate.embeddings import embed_sequence
-from eo_cate.errors import EvaluationError, TrialError
+from eo_cate.errors import TrialError
 from eo_cate.extrapolation import RegionCells
 from eo_cate.imagery import complete_sites
 from eo_cate.steps.context import Run
@@ -72,14 +72,8 @@ def lay_people(people: People, polygons: gpd.GeoDataFrame, region: RegionCells, 
     )
 
 
-def embed_people(run: Run, readers: Mapping[str, ChipReader], people: People) -> tuple[FeatureBlocks, IntArray]:
-    """Image features of the places with complete imagery, one row per place, and which places these are.
-
-    Raises
-    ------
-    EvaluationError
-        When there is no such place.
-    """
+def embed_people(run: Run, readers: Mapping[str, ChipReader], people: People) -> tuple[FeatureBlocks, IntArray] | None:
+    """Image features of the places with complete imagery, one row per place, and which places these are; None: none."""
     points = pd.DataFrame(
         {"longitude": people.sites.geometry.x, "latitude": people.sites.geometry.y}, index=people.sites.index
     )
@@ -89,7 +83,7 @@ def embed_people(run: Run, readers: Mapping[str, ChipReader], people: People) ->
     complete = np.all([complete_sites(r, ids, max(scales), **options) for r in pointed.values()], axis=0)
     seen = np.flatnonzero(complete)
     if not len(seen):
-        raise EvaluationError(f"none of the survey's {len(ids)} places has a complete chip of {max(scales)} px")
+        return None
     kept = [ids[i] for i in seen]
     own = open_specs(run.config.embeddings, run.data_dir)
     embeddings: dict[str, xr.DataArray] = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,8 +15,8 @@ from eo_cate.steps.context import FULL, Run
 from eo_cate.steps.map_model import MapModel
 from eo_cate.steps.region_cells import value_cells
 from eo_cate.steps.region_effects import NUM_FOLDS, TrialSide
-from eo_cate.steps.region_people import Surveyed, embed_people, find_inside
-from eo_cate.types import BoolArray, ChipReader, FeatureBlocks, FloatArray, IntArray, Trial
+from eo_cate.steps.region_people import Surveyed, find_inside
+from eo_cate.types import BoolArray, FeatureBlocks, FloatArray, IntArray, Trial
 
 PROCEDURE = "concat_pca"
 """A forest sees each person; kernels of sites see the means of a site's people, which the odds do not balance."""
@@ -49,10 +49,10 @@ class _Sides:
 def carry_to_survey(
     run: Run,
     trial: Trial,
-    readers: Mapping[str, ChipReader],
     model: MapModel,
     side: TrialSide,
     surveyed: Surveyed,
+    features: tuple[FeatureBlocks, IntArray] | None,
     table: pd.DataFrame,
     *,
     min_units: int,
@@ -61,37 +61,31 @@ def carry_to_survey(
 
     Parameters
     ----------
-    readers : mapping of str to ChipReader
-        Pixels by period that the survey's places can be found in.
     model : MapModel
         The image-only one; it says which places are supported.
+    features : (FeatureBlocks, (s,) int) or None
+        Image features of the survey's places, one row per place, and which places these are (`embed_people`).
     table : DataFrame
         One row per polygon, with columns region and reason.
     min_units : int
         Polygons with fewer people get no effect and no count.
     """
-    try:
-        sides, counts = _open_sides(run, trial, readers, model, side, surveyed)
-    except EvaluationError as error:
-        names = surveyed.people.names
+    if features is None:
+        names, number = surveyed.people.names, len(surveyed.owner)
         assumption = extrapolation.state_assumption((*side.names, *names))
-        return SurveyShown(None, str(error), None, assumption, names, {"people": len(surveyed.owner), "used": 0}), table
+        why = f"none of the survey's {len(surveyed.people.sites):,} places has complete imagery"
+        return SurveyShown(None, why, None, assumption, names, {"people": number, "used": 0}), table
+    sides, counts = _open_sides(run, trial, model, side, surveyed, *features)
     return _carry_all(sides, counts), _tabulate(sides, table, min_units)
 
 
 def _open_sides(
-    run: Run,
-    trial: Trial,
-    readers: Mapping[str, ChipReader],
-    model: MapModel,
-    side: TrialSide,
-    surveyed: Surveyed,
+    run: Run, trial: Trial, model: MapModel, side: TrialSide, surveyed: Surveyed, X: FeatureBlocks, seen: IntArray
 ) -> tuple[_Sides, dict[str, int]]:
     people = surveyed.people
     own = np.column_stack([trial.column(name) for name in people.names])
     blocks = _add_covariates(model.X, model.X.site_index, own, people.names)
     full = MapModel(run, trial, {FULL: blocks}, model.outcome, configuration=FULL, procedure=PROCEDURE)
-    X, seen = embed_people(run, readers, people)
     places = value_cells(model, side.space, X, columns=model.moderators[0])
     inside, row, counts = find_inside(surveyed, seen, places["dissimilarity"] <= side.space.threshold)
 
@@ -141,9 +135,15 @@ def _carry_all(sides: _Sides, counts: dict[str, int]) -> SurveyShown:
         shown = replace(shown, transported=_transport(sides, membership, here))
     except EvaluationError as error:
         return replace(shown, reason=str(error))
-    if people.true_effect is not None:
-        shown = replace(shown, true_effect=float(np.average(people.true_effect[here], weights=people.weight[here])))
-    return shown
+    return shown if people.true_effect is None else replace(shown, true_effect=_average_truth(sides, here))
+
+
+def _average_truth(sides: _Sides, here: BoolArray) -> float:
+    """True average effect of these people, in simulations; else NaN."""
+    people = sides.surveyed.people
+    if people.true_effect is None:
+        return math.nan
+    return float(np.average(people.true_effect[here], weights=people.weight[here]))
 
 
 def _fit_odds(sides: _Sides, here: BoolArray) -> extrapolation.Membership:
@@ -185,7 +185,8 @@ def _tabulate(sides: _Sides, table: pd.DataFrame, min_units: int) -> pd.DataFram
             reason = "; ".join([*([reason] if reason else []), f"not transported with covariates: {error}"])
         rows.append(row)
         reasons.append(reason)
-    found = pd.DataFrame(rows, columns=list(COLUMNS), index=table.index)
+    columns = COLUMNS if sides.surveyed.people.true_effect is None else (*COLUMNS, "survey_true_effect")
+    found = pd.DataFrame(rows, columns=list(columns), index=table.index)
     return pd.concat([table.drop(columns="reason"), found], axis=1).assign(reason=reasons)
 
 
@@ -195,6 +196,7 @@ def _tell_polygon(sides: _Sides, here: BoolArray, row: dict[str, float], min_uni
         raise EvaluationError(f"fewer than {min_units} people of the survey in supported places")
     row["survey_people"] = float(here.sum())
     row["survey_clusters"] = float(len(np.unique(sides.surveyed.people.cluster[here])))
+    row["survey_true_effect"] = _average_truth(sides, here)
     membership = _fit_odds(sides, here)
     row["survey_effective_groups"] = membership.effective_groups
     found = _transport(sides, membership, here)

@@ -1,5 +1,9 @@
 """Beyond the trial on the demo's scene, over two seeds that share their embeddings (mean colour: seconds, not minutes)."""
 
+from dataclasses import replace
+
+import geopandas as gpd
+import numpy as np
 import pandas as pd
 import pytest
 from shared_data import REPO
@@ -7,9 +11,26 @@ from shared_data import REPO
 from eo_cate.config import load_config
 from eo_cate.errors import EvaluationError
 from eo_cate.executor import Executor
+from eo_cate.multiscale import build_blocks
 from eo_cate.simulation import prepare_demo
-from eo_cate.simulation.beyond_seeds import COAST, SENSOR, embed_scenery, require_coverage, run_seeds, summarise
+from eo_cate.simulation.beyond_seeds import (
+    COAST,
+    SENSOR,
+    TRIAL,
+    embed_scenery,
+    fit_seed_map,
+    require_coverage,
+    run_seeds,
+    summarise,
+)
+from eo_cate.simulation.demo_trial import SPACING_PX, write_demo
+from eo_cate.simulation.village_trial import VillageDesign, draw_trial
+from eo_cate.steps.context import Run
+from eo_cate.steps.region_bands import fit_bands
+from eo_cate.steps.region_composite import unseen_synthetic
+from eo_cate.steps.region_effects import describe_trial, find_regions
 from eo_cate.store import Store
+from eo_cate.trial import load_trial
 
 CHANGES = {
     "embeddings": {"encoder": "mean_colour"},
@@ -56,6 +77,40 @@ def test_bands_of_the_default_map_hold_too(beyond):
     mean = found.set_index("measure")["mean"]
     assert mean["land, inside: coverage"] >= 0.85
     assert mean["coast, inside: coverage"] >= 0.8
+
+
+def test_a_district_is_weighed_against_a_map_that_has_not_seen_it(beyond, tmp_path):
+    """A district's treated units gain 4 more. The map follows, and with it the synthetic estimate; the map that the direct
+    estimate is weighed against stays (what is left comes through the outcome model, which all units share)."""
+    scenery, config, _, _ = beyond
+    demo = draw_trial(scenery.land, scenery.grid, spacing_px=SPACING_PX, design=VillageDesign(), seed=1)
+    cells = demo.cells.index[demo.cells["sampled"]]
+    cell_of = dict(zip(demo.units["village"].unique(), cells, strict=True))
+    points = gpd.points_from_xy(demo.units["lon"], demo.units["lat"], crs="EPSG:4326")
+    here = gpd.GeoSeries(points).to_crs(scenery.districts.crs).within(scenery.districts.geometry["Alder"]).to_numpy()
+    assert 200 < here.sum() < 1000
+    found = []
+    for gain in (0.0, 4.0):
+        folder = tmp_path / str(gain)
+        units = demo.units.assign(Y=demo.units["Y"] + gain * demo.units["W"] * here)
+        write_demo(replace(demo, units=units), folder)
+        run = Run(config, folder, folder, Store(folder / "store"), Executor(), progress=False)
+        trial = load_trial(config.trial, folder)
+        model = fit_seed_map(run, trial, scenery, cell_of)
+        side = describe_trial(run, trial, model)
+        error = fit_bands(run, trial, model, side, scenery.districts).error
+        places = scenery.places[scenery.places["kind"] == TRIAL]
+        ids = list(places.index)
+        X = build_blocks(scenery.embedding.sel(site=ids), site_ids=ids, site_index=np.arange(len(ids)))
+        at = gpd.GeoSeries(gpd.points_from_xy(places["longitude"], places["latitude"], crs="EPSG:4326"))
+        inside = at.to_crs(scenery.districts.crs).within(scenery.districts.geometry["Alder"]).to_numpy()
+        table = pd.DataFrame({"region": ["Alder"], "synthetic": [model.fitted.predict(X)[inside].mean()]})
+        owner = find_regions(trial, scenery.districts)
+        unseen = unseen_synthetic(table, error, side.tau_hat, owner, side.weights)
+        found.append((table.loc[0, "synthetic"], unseen[0]))
+    (synthetic, unseen), (moved, unmoved) = found
+    assert moved - synthetic > 0.5
+    assert abs(unmoved - unseen) < 0.25 * (moved - synthetic)
 
 
 def test_another_sensor_is_told_from_the_trial_s(beyond):

@@ -69,6 +69,8 @@ def test_the_variant_with_covariates_finds_what_no_image_shows(numbers):
     assert image_only["interval"][1] < truth - 0.5
     assert abs(found["estimate"] - truth) < 0.25 * abs(image_only["estimate"] - truth)
     assert found["effective_groups"] < image_only["num_groups"]
+    assert numbers["region"]["check"]["survey, interval holds"] == 1
+    assert numbers["region"]["check"]["regions, survey"] == 2
 
 
 def test_who_counts_is_counted(folder, numbers):
