@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.optimize import brentq
-from scipy.stats import norm
+from scipy.special import ndtr
 
 from eo_cate.errors import EvaluationError
 from eo_cate.stats.checks import finite_array, vector
@@ -161,7 +161,7 @@ def _quantile(p: float, probability: FloatArray, means: FloatArray, deviations: 
     reach = float(np.sqrt(probability @ (deviations**2 + (means - centre) ** 2))) / np.sqrt(min(p, 1 - p))
     return float(
         brentq(
-            lambda x: float(probability @ norm.cdf((x - means) / deviations)) - p,
+            lambda x: float(probability @ ndtr((x - means) / deviations)) - p,
             centre - reach,
             centre + reach,
             xtol=1e-10 * reach,
