@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,10 +14,10 @@ from eo_cate.errors import ImageryError
 from eo_cate.executor import Executor
 from eo_cate.imagery.stac.presets import COLLECTIONS
 from eo_cate.shards import Arrays, compute_stored
-from eo_cate.store import Store
+from eo_cate.store import Store, digest
 from eo_cate.types import ChipReader, FloatArray
 
-VERSION = 1
+VERSION = 2
 INDICES: Mapping[str, tuple[str, str]] = {
     "NDVI": ("nir", "red"),
     "NDBI": ("swir16", "nir"),
@@ -122,7 +122,7 @@ def measure_sites(
     parts = [ids[i : i + _SHARD_SITES] for i in range(0, len(ids), _SHARD_SITES)]
     shards = [_Shard(reader, part, tuple(scales), tuple(shown), dict(named)) for part in parts]
     keys = [
-        Store.key("quantities", VERSION, reader.digest, list(s.site_ids), list(s.scales), list(s.shown), s.named)
+        Store.key("quantities", VERSION, _digest_pixels(s), list(reader.bands), list(s.scales), list(s.shown), s.named)
         for s in shards
     ]
     stored = compute_stored(
@@ -152,18 +152,23 @@ def _measure(shard: _Shard) -> Arrays:
     return {"values": values, "names": np.array(list(by_scale[0]))}
 
 
+def _digest_pixels(shard: _Shard) -> str:
+    """Of the largest chips, which hold the others: what was fetched since around them changes nothing."""
+    return digest(*(digest(chips) for chips in _read_blocks(shard, max(shard.scales))))
+
+
+def _read_blocks(shard: _Shard, size_px: int) -> Iterator[NDArray[np.float32]]:
+    """The shard's chips, a block of them in memory at a time."""
+    block = max(1, _BLOCK_VALUES // (len(shard.reader.bands) * size_px**2))
+    for i in range(0, len(shard.site_ids), block):
+        yield shard.reader.read_chips(shard.site_ids[i : i + block], size_px)
+
+
 def _measure_scale(shard: _Shard, size_px: int) -> dict[str, FloatArray]:
-    """Quantities at one scale, a block of chips in memory at a time."""
-    bands = shard.reader.bands
-    block = max(1, _BLOCK_VALUES // (len(bands) * size_px**2))
+    """Quantities at one scale."""
     parts = [
-        measure_chips(
-            shard.reader.read_chips(shard.site_ids[i : i + block], size_px),
-            bands=bands,
-            shown=shard.shown,
-            named=shard.named,
-        )
-        for i in range(0, len(shard.site_ids), block)
+        measure_chips(chips, bands=shard.reader.bands, shown=shard.shown, named=shard.named)
+        for chips in _read_blocks(shard, size_px)
     ]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
