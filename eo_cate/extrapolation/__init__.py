@@ -8,7 +8,7 @@ from eo_cate.extrapolation.applicability import (
     compare_places,
     describe_training,
 )
-from eo_cate.extrapolation.area import RegionCells, equal_area_crs, lay_cells, read_region, tile_blocks
+from eo_cate.extrapolation.area import RegionCells, equal_area_crs, find_polygons, lay_cells, read_region, tile_blocks
 from eo_cate.extrapolation.bands import Bands, band_width, calibrate_bands, widen_bands
 from eo_cate.extrapolation.cells import find_sampled, map_cells
 from eo_cate.extrapolation.composite import CompositeEstimates, composite_estimates
@@ -52,6 +52,7 @@ __all__ = [
     "effect_error",
     "equal_area_crs",
     "fay_herriot",
+    "find_polygons",
     "find_sampled",
     "fit_membership",
     "lay_cells",

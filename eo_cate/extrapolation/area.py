@@ -181,6 +181,13 @@ def _inside(polygons: gpd.GeoSeries, grid: Grid) -> tuple[IntArray, IntArray, In
     return place // width, place % width, np.concatenate(owners)[first]
 
 
+def find_polygons(places: gpd.GeoDataFrame, polygons: gpd.GeoDataFrame) -> pd.Series[Any]:
+    """Name of the polygon that each place lies in (the first of several), NaN outside all; indexed as the places."""
+    joined = gpd.sjoin(places[["geometry"]], polygons.to_crs(places.crs), how="left", predicate="intersects")
+    owner: pd.Series[Any] = joined[~joined.index.duplicated()][joined.columns[-1]]
+    return owner.reindex(places.index)
+
+
 def tile_blocks(cells: pd.DataFrame, *, num_tiles: int = 6) -> IntArray:
     """Spatial blocks of cells (n,): tiles of a square lattice with that many along the longer side of their bounds."""
     row, col = (cells[axis].to_numpy(np.int64) - int(cells[axis].min()) for axis in ("row", "col"))

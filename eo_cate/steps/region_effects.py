@@ -192,10 +192,7 @@ def _count_cells(
 
 def find_regions(trial: Trial, polygons: gpd.GeoDataFrame) -> pd.Series[Any]:
     """The polygon that each unit's site lies in (the first of several), NaN outside all."""
-    joined = gpd.sjoin(trial.sites[["geometry"]], polygons.to_crs(trial.sites.crs), how="left", predicate="intersects")
-    name = joined.columns[-1]
-    owner: pd.Series[Any] = joined[~joined.index.duplicated()][name].reindex(trial.sites.index)
-    return owner.iloc[trial.site_index]
+    return extrapolation.find_polygons(trial.sites, polygons).iloc[trial.site_index]
 
 
 def _add_direct(

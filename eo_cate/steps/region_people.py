@@ -12,7 +12,7 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from eo_cate import multiscale
+from eo_cate import extrapolation, multiscale
 from eo_cate.embeddings import embed_sequence
 from eo_cate.errors import TrialError
 from eo_cate.extrapolation import RegionCells
@@ -53,19 +53,16 @@ def lay_people(people: People, polygons: gpd.GeoDataFrame, region: RegionCells, 
         When nobody lives in the region.
     """
     points = people.sites.geometry.to_crs(region.grid.crs)
-    joined = gpd.sjoin(
-        people.sites[["geometry"]], polygons.to_crs(people.sites.crs), how="left", predicate="intersects"
-    )
-    name = joined.columns[-1]
-    owner = joined[~joined.index.duplicated()][name].reindex(people.sites.index).to_numpy(dtype=object)
-    owner = np.where(pd.isna(owner), None, owner)
+    found = extrapolation.find_polygons(people.sites, polygons)
+    owner = np.array([None if pd.isna(one) else one for one in found], dtype=object)
     if all(one is None for one in owner):
         raise TrialError(
             f"{what}: none of the {len(people.site_index):,} people lives in the region's {len(polygons)} polygon(s); "
             "is it the right file, and are longitude and latitude the right way round?"
         )
     a, _, c, _, e, f = region.grid.transform
-    places = pd.DataFrame({"row": np.rint((points.y - f) / e), "col": np.rint((points.x - c) / a)}).astype(np.int64)
+    places = pd.DataFrame({"row": np.rint((points.y - f) / e), "col": np.rint((points.x - c) / a)})
+    places = places.where(np.isfinite(places), 0).astype(np.int64)  # the projection does not reach the other side
     _, first, code = np.unique(people.cluster, return_index=True, return_inverse=True)
     return Surveyed(
         people, owner[people.site_index], places.iloc[people.site_index[first][code]].reset_index(drop=True)
