@@ -34,7 +34,7 @@ study: install
 	$(BIN)/python pipelines/simulation_study.py
 
 bench: install
-	for file in benchmarks/rate.py benchmarks/search.py benchmarks/forest.py benchmarks/applicability.py benchmarks/embed.py benchmarks/extrapolate.py; do $(BIN)/python $$file --quick || exit 1; done
+	for file in benchmarks/rate.py benchmarks/search.py benchmarks/forest.py benchmarks/applicability.py benchmarks/embed.py benchmarks/extrapolate.py benchmarks/fetch.py; do $(BIN)/python $$file --quick || exit 1; done
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
