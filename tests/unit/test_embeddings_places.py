@@ -160,8 +160,11 @@ def test_two_bands_give_controls_of_two_bands(folder, tmp_path):
         ({"stretch": []}, "3 bands but 0 stretch"),
         ({"encoder": ["precomputed", "random_vit"], "stretch": []}, "3 bands but 0 stretch"),
         ({"encoder": ["random_vit", "random_vit"]}, "several different ones"),
-        ({"weights": "x.safetensors"}, "one encoder timm:NAME must be named"),
-        ({"encoder": ["timm:a", "timm:b"], "weights": "x.safetensors"}, "one encoder timm:NAME must be named"),
+        ({"weights": "x.safetensors"}, "one encoder of timm:, torchgeo:, terratorch: must be named"),
+        (
+            {"encoder": ["timm:a", "timm:b"], "weights": "x.safetensors"},
+            "one encoder of timm:, torchgeo:, terratorch: must be named",
+        ),
         ({"weights_sha256": "0" * 64}, "one encoder with a file"),
         ({"sequence": ["mean", "mean"]}, "different parts"),
     ],
