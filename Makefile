@@ -37,4 +37,4 @@ bench: install
 	for file in benchmarks/rate.py benchmarks/search.py benchmarks/forest.py benchmarks/applicability.py benchmarks/embed.py benchmarks/extrapolate.py benchmarks/fetch.py; do $(BIN)/python $$file --quick || exit 1; done
 
 test: lint
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
