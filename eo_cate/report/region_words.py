@@ -15,7 +15,16 @@ HEAD = (
     "Composite", "Transported", "Effective groups",
 )  # fmt: skip
 SURVEY_HEAD = ("Surveyed", "By image and covariates")
-_EFFECTS = ("Region", "Direct", "Synthetic", "Composite", "Transported", "By image and covariates", "True effect")
+_EFFECTS = (
+    "Region",
+    "Direct",
+    "Synthetic",
+    "Composite",
+    "Transported",
+    "By image and covariates",
+    "True effect",
+    "of those surveyed",
+)
 WORTHWHILE = 0.9
 """An order of places is said to help when it lowers the mean loss below this share of the random order's."""
 LIMITS = (
@@ -41,6 +50,8 @@ def region_cells(shown: RegionShown) -> list[tuple[str, ...]]:
         head = (*head, *SURVEY_HEAD)
     if "true_effect" in table:
         head = (*head, "True effect")
+    if "survey_true_effect" in table:
+        head = (*head, "of those surveyed")
     rows: list[tuple[str, ...]] = [head]
     for row in table.to_dict("records"):
         cells = {
@@ -54,6 +65,7 @@ def region_cells(shown: RegionShown) -> list[tuple[str, ...]]:
             "Surveyed": fmt(row.get("survey_people"), 0),
             "By image and covariates": _with_error(row, "survey_transported", places),
             "True effect": fmt(row.get("true_effect"), places),
+            "of those surveyed": fmt(row.get("survey_true_effect"), places),
         }  # fmt: skip
         rows.append(tuple(cells[name] for name in head))
     return rows
