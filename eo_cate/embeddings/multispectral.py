@@ -90,14 +90,17 @@ class Band:
     high: float = np.inf
 
 
-def check_pixels(model: str, pixels: Pixels) -> None:
-    """Refuse what cannot be undone, before any work.
+def check_pixels(model: str, pixels: Pixels | None) -> Pixels:
+    """The pixels, refused before any work when their stretch cannot be undone.
 
     Raises
     ------
     EmbeddingError
-        When counts differ, a pair is not of finite increasing values, or the stretch is no range of reflectance.
+        When they are not described, counts differ, a pair is not of finite increasing values, or the stretch is no
+        range of reflectance.
     """
+    if pixels is None:
+        raise EmbeddingError(f"{model} undoes the stretch: open it with pixels=Pixels(bands, stretch)")
     count = len(pixels.bands)
     for option in ("stretch", "wavelengths_nm", "statistics"):
         given = len(getattr(pixels, option))
@@ -120,6 +123,7 @@ def check_pixels(model: str, pixels: Pixels) -> None:
             "1, as in [0, 10000] (Sentinel-2 as stored), [0, 1] (as fetched from a catalogue) or [7273, 43636] "
             "(Landsat Collection 2 as stored)"
         )
+    return pixels
 
 
 def find_wavelengths(model: str, pixels: Pixels, own: Mapping[str, float] | None = None) -> tuple[float, ...]:

@@ -108,9 +108,7 @@ def terratorch_spec(
     if name not in known:
         near = difflib.get_close_matches(name, known, n=3) or list(known)
         raise EmbeddingError(f"{encoder} is not known here; did you mean {' or '.join(near)}?")
-    if pixels is None:
-        raise EmbeddingError(f"{encoder} undoes the stretch: open it with pixels=Pixels(bands, stretch)")
-    check_pixels(encoder, pixels)
+    pixels = check_pixels(encoder, pixels)
     if pixels.statistics:
         raise EmbeddingError(f"{encoder} has statistics of its own: leave out embeddings.statistics")
     taken = _read_bands(known[name])

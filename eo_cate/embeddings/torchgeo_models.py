@@ -142,9 +142,7 @@ def torchgeo_spec(
         return rcf_spec(encoder, int(features.group(1) or 512), bands)
     model, published = _find(encoder, name)
     known = MODELS[model]
-    if pixels is None:
-        raise EmbeddingError(f"{encoder} undoes the stretch: open it with pixels=Pixels(bands, stretch)")
-    check_pixels(encoder, pixels)
+    pixels = check_pixels(encoder, pixels)
     taken, order = _arrange(encoder, known.kind, published, pixels)
     chosen = choose_weights(encoder, weights, weights_sha256, random=random)
     dataset = "" if published is None else str(published.meta.get("dataset"))

@@ -170,7 +170,8 @@ def survey_words(survey: SurveyShown) -> list[str]:
     return [
         f"Average effect of the people surveyed in supported places: {_effect_words(found)} This is the variant with "
         f"image and covariates (EO+tabular): moderators are those of the image and {shared}, as measured in the trial "
-        "and in the survey. The survey's own sampling error is in the standard error." + truth,
+        "and in the survey, and the trial's weights are balanced, so that its weighted means of them are the survey's. "
+        f"The survey's own sampling error is in the standard error.{truth}",
         who,
     ]
 

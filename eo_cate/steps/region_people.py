@@ -9,7 +9,6 @@ from typing import Any
 import geopandas as gpd
 import numpy as np
 import pandas as pd
-import xarray as xr
 from numpy.typing import NDArray
 
 from eo_cate import extrapolation, multiscale
@@ -83,15 +82,12 @@ def embed_people(run: Run, readers: Mapping[str, ChipReader], people: People) ->
         return None
     kept = [ids[i] for i in seen]
     own = open_specs(run.config.embeddings, run.data_dir)
-    embeddings: dict[str, xr.DataArray] = {}
-    for spec in own:
-        embeddings[spec.name] = embed_sequence(
-            pointed,
-            kept,
-            encoder=spec,
-            scales=scales,
-            **(embedding_options(run, spec, own) | sequence_options(run)),
+    embeddings = {
+        spec.name: embed_sequence(
+            pointed, kept, encoder=spec, scales=scales, **embedding_options(run, spec, own), **sequence_options(run)
         )
+        for spec in own
+    }
     return multiscale.build_blocks(embeddings, site_ids=kept, site_index=np.arange(len(kept), dtype=np.int64)), seen
 
 
